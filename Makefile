@@ -1,0 +1,37 @@
+# Sets up what it needs in .venv. Needs python3 (3.10 to 3.12), make and a compiler.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# For `make demo`: an image folder, or an archive of one. Empty: what is at hand, else the public CIFAR-10 archive.
+DATA ?=
+
+.PHONY: setup demo test test-slow check format clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## Classify real images end to end, defended and undefended, and print where the time goes
+	$(BIN)/python tools/demo.py $(DATA)
+
+test: setup  ## The fast tests
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## The slow ones: trainings, whole data sets
+	$(BIN)/python -m pytest -m slow
+
+check: setup  ## Lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,56 @@
+"""Runs an application on uvicorn until SIGTERM or SIGINT, which drain it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.applications import Starlette
+
+from edge_sdk.errors import DeviceError
+
+__all__ = ["bind", "run"]
+
+DRAIN_SECONDS = 30
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        DeviceError: the address is in use, or not one of this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise DeviceError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def run(app: Starlette, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve until a signal; then refuse new connections and finish the accepted requests (at most 30 s)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        loop="uvloop",
+        http="httptools",
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    server = _Server(config, on_ready)
+    server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()

@@ -1,0 +1,78 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..errors import BackendError, needs_extra
+from ..tensors import DTYPES, Array, TensorSpec
+
+if TYPE_CHECKING:
+    from onnxruntime import NodeArg
+
+__all__ = ["OnnxRuntimeBackend"]
+
+_TYPES = {
+    "bool": "BOOL",
+    "float": "FP32",
+    "float16": "FP16",
+    "double": "FP64",
+    **{str(dtype): name for name, dtype in DTYPES.items() if dtype.kind in "iu"},
+}
+
+
+class OnnxRuntimeBackend:
+    """An ONNX model in an inference session.
+
+    Args:
+        model: the ONNX file's content.
+        num_threads: that one operator may use; None lets ONNX Runtime take all physical cores.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(self, model: bytes, num_threads: int | None = None) -> None:
+        with needs_extra("onnxruntime", "running a bundle"):
+            import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if num_threads is not None:
+            options.intra_op_num_threads = num_threads
+        # Idle threads that spin would take the cores from whatever else runs on the device.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library raises classes of its own with no common base
+            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} refuses the model: {error}") from error
+        self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
+        self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
+        self._output_names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            outputs = self._session.run(self._output_names, feeds)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed: {error}") from error
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def close(self) -> None:
+        del self._session
+
+    def __enter__(self) -> OnnxRuntimeBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _spec(arg: NodeArg) -> TensorSpec:
+    dtype = _TYPES.get(arg.type.removeprefix("tensor(").removesuffix(")"))
+    if dtype is None:
+        raise BackendError(f"tensor {arg.name!r} has type {arg.type}, which the protocol cannot carry")
+    return TensorSpec(arg.name, dtype, tuple(size if isinstance(size, int) else None for size in arg.shape))

@@ -1,0 +1,308 @@
+"""A bundle on disk: one folder per party, each with its ONNX parts, a manifest and a SHA256SUMS file.
+
+The edge's manifest is a placement graph: parts in the order they run, where each runs, and named tensors that join
+them. A server's manifest holds its own part alone. Nobody else reads or writes these files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import BundleError, TensorError
+from .tensors import TensorSpec
+
+__all__ = [
+    "EDGE",
+    "FORMAT_VERSION",
+    "Cost",
+    "LayerCost",
+    "Manifest",
+    "Part",
+    "PartyBundle",
+    "bundle_id",
+    "check_target",
+    "open_party",
+    "parties",
+    "write_bundle",
+]
+
+FORMAT_VERSION = 1
+EDGE = "edge"
+MANIFEST_FILE = "manifest.json"
+SUMS_FILE = "SHA256SUMS"
+
+
+class LayerCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node of an ONNX graph, for one sample; the fields are those of ``Cost``."""
+
+    name: str
+    op: str
+    flops: int
+    other_ops: int
+    num_params: int
+    weight_bytes: int
+    output_shape: tuple[int, ...]
+
+
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one sample costs in a part, counted from its graph at export.
+
+    Attributes:
+        flops: in convolutions and matrix products; 1 multiply-accumulate = 2 FLOPs.
+        other_ops: elementwise operations, reductions and pooling, one for an element.
+        num_params: floating-point weights.
+        weight_bytes: of all constants in the file.
+        layers: the same, node by node.
+    """
+
+    flops: int
+    other_ops: int
+    num_params: int
+    weight_bytes: int
+    layers: tuple[LayerCost, ...]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One network of the placement graph.
+
+    Attributes:
+        name: ``encoder``, ``tail``, ``tail2``, ``fusion``; on a server, the model's name in the protocol.
+        placement: the party that runs it: ``edge``, ``server0``, …
+        inputs: what it takes: graph inputs, or outputs of parts before it.
+        outputs: what it gives.
+        file: its ONNX file in this party's folder; None for a part that another party runs.
+        cost: of this part; None for a part that another party runs.
+    """
+
+    name: str
+    placement: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    file: str | None = None
+    cost: Cost | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one party knows of a bundle.
+
+    Attributes:
+        format_version: of this file and folder; other versions are refused.
+        bundle_id: SHA-256 over all parties' parts and settings: equal on parties exported together.
+        party: whose folder this is.
+        parts: this party's parts; on the edge also the remote ones, without files, in the order they run.
+        defense: its name, for people; nothing at run time depends on it.
+        config: the defense's settings (edge only).
+        labels: class names in the order of the logits (edge only).
+        preprocessing: what the encoder's graph does to the uint8 image (edge only).
+        provenance: training, data, software, export checks.
+        accuracy: top-1 by part of the data, with what it was measured on.
+        wire_bytes: that leave the device for one image (edge only).
+        reference: the undefended encoder of the same backbone, for comparing cost; never run otherwise (edge only).
+        privacy: the audit's summary, or None where none was made.
+    """
+
+    format_version: int
+    bundle_id: str
+    party: str
+    parts: tuple[Part, ...]
+    defense: str
+    config: dict[str, Any] = {}
+    labels: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    accuracy: dict[str, Any] = {}
+    wire_bytes: int | None = None
+    reference: Part | None = None
+    privacy: dict[str, Any] | None = None
+
+    def part(self, name: str) -> Part:
+        """The part of that name.
+
+        Raises:
+            BundleError: there is none.
+        """
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise BundleError(f"no part {name!r} in {self.party}; it has {', '.join(p.name for p in self.parts)}")
+
+
+class PartyBundle(msgspec.Struct, frozen=True):
+    """One party's folder, verified, with its files' content as verified: what is run is what was hashed."""
+
+    path: Path
+    manifest: Manifest
+    files: dict[str, bytes]
+
+    def onnx(self, part: Part) -> bytes:
+        """The ONNX model of a part that this party runs."""
+        return self.files[part.file or ""]
+
+
+def open_party(path: Path, expected: str | None = None) -> PartyBundle:
+    """Read a party's folder and verify every file of it.
+
+    Args:
+        path: ``BUNDLE/edge`` or ``BUNDLE/server0``.
+        expected: ``edge`` or ``server``: which kind of party the caller can use.
+
+    Raises:
+        BundleError: no such folder, a file missing, altered or truncated, another format version, a graph that does
+            not fit together, or the other kind of party.
+    """
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such folder; expected a party of a bundle, such as BUNDLE/edge")
+    if not (path / MANIFEST_FILE).is_file():
+        inside = f"; did you mean {path / EDGE}?" if (path / EDGE / MANIFEST_FILE).is_file() else ""
+        raise BundleError(f"{path}: no {MANIFEST_FILE} in this folder{inside}")
+    files = _read_verified(path)
+    manifest = _decode(path, files[MANIFEST_FILE])
+    for part in (*manifest.parts, *([manifest.reference] if manifest.reference else [])):
+        if part.file is not None and part.file not in files:
+            raise BundleError(f"{path}: {SUMS_FILE} does not list {part.file}")
+    if expected is not None and (manifest.party == EDGE) != (expected == EDGE):
+        raise BundleError(f"{path}: this is the folder of {manifest.party}; a folder for {expected} is needed here")
+    return PartyBundle(path, manifest, files)
+
+
+def parties(path: Path) -> list[Path]:
+    """The parties' folders of a bundle, the edge first; a party's own folder stands for itself alone.
+
+    Raises:
+        BundleError: none there.
+    """
+    if (path / MANIFEST_FILE).is_file():
+        return [path]
+    found = sorted(p.parent for p in path.glob(f"*/{MANIFEST_FILE}")) if path.is_dir() else []
+    if not found:
+        raise BundleError(f"{path}: no bundle here; expected a folder with {EDGE}/ and server0/, as export writes it")
+    return sorted(found, key=lambda p: (p.name != EDGE, len(p.name), p.name))
+
+
+def write_bundle(path: Path, manifests: Mapping[str, Manifest], files: Mapping[str, Mapping[str, bytes]]) -> None:
+    """Write all parties' folders aside, then rename them into place as one.
+
+    Args:
+        path: the bundle's folder, which must not exist, or be empty.
+        manifests: by party.
+        files: content by party and file name.
+
+    Raises:
+        BundleError: ``path`` exists and is not an empty folder.
+    """
+    check_target(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _aside(path) as aside:
+        for party, manifest in manifests.items():
+            folder = aside / party
+            folder.mkdir()
+            content = {MANIFEST_FILE: _encode(manifest), **files[party]}
+            for name, data in content.items():
+                (folder / name).write_bytes(data)
+            (folder / SUMS_FILE).write_bytes(_sums(content))
+            open_party(folder)
+        if path.exists():
+            path.rmdir()
+        os.replace(aside, path)
+
+
+def check_target(path: Path) -> None:
+    """Refuse to write a bundle over anything.
+
+    Raises:
+        BundleError: ``path`` exists and is not an empty folder.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise BundleError(f"{path}: exists already; choose another --out, or remove it first")
+
+
+def bundle_id(parts: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
+    """Hex SHA-256 over every part's file and the settings, in a fixed order."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    return hashlib.sha256(msgspec.json.encode([digests, settings], order="deterministic")).hexdigest()
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    folder.chmod(0o755)  # mkdtemp's 0700 would lock a service account out of the finished bundle
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_verified(path: Path) -> dict[str, bytes]:
+    try:
+        sums = (path / SUMS_FILE).read_bytes()
+        names = [line.split("  ", 1)[1] for line in sums.decode("ascii").splitlines()]
+        inside = {p.name for p in path.iterdir()}
+        strange = [name for name in names if name not in inside]
+        if strange:
+            raise BundleError(f"{path}: {strange[0]!r} is listed in {SUMS_FILE} and missing; export again")
+        files = {name: (path / name).read_bytes() for name in names}
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise BundleError(f"{path}: {SUMS_FILE} is missing or damaged; export or copy the bundle again") from error
+    if sums != _sums(files) or MANIFEST_FILE not in files:
+        listed = sums.decode("ascii").splitlines()
+        altered = [name for name, data in files.items() if _sum_line(name, data) not in listed]
+        raise BundleError(
+            f"{path}: {', '.join(altered) or SUMS_FILE} was altered or truncated since the export "
+            "(SHA-256 differs); export or copy the bundle again"
+        )
+    return files
+
+
+def _sums(files: Mapping[str, bytes]) -> bytes:
+    return "".join(f"{_sum_line(name, data)}\n" for name, data in sorted(files.items())).encode("ascii")
+
+
+def _sum_line(name: str, data: bytes) -> str:
+    return f"{hashlib.sha256(data).hexdigest()}  {name}"
+
+
+def _encode(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+
+
+def _decode(path: Path, data: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(data, type=dict[str, Any]).get("format_version")
+        if version != FORMAT_VERSION:
+            raise BundleError(f"{path}: bundle format {version!r}; this edgesdk reads format {FORMAT_VERSION}")
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, TensorError) as error:
+        raise BundleError(f"{path}: {MANIFEST_FILE} is not a valid manifest ({error})") from error
+    _check_graph(path, manifest)
+    return manifest
+
+
+def _check_graph(path: Path, manifest: Manifest) -> None:
+    """Every name once, every file here, and on the edge every input given by a part before it."""
+    given: set[str] = set()
+    for index, part in enumerate(manifest.parts):
+        local = part.placement == manifest.party
+        if local != (part.file is not None):
+            raise BundleError(f"{path}: part {part.name!r} runs on {part.placement}; its file is {part.file!r}")
+        if part.file is not None and (Path(part.file).name != part.file or part.file.startswith(".")):
+            raise BundleError(f"{path}: part {part.name!r}: {part.file!r} is not a plain file name")
+        if manifest.party == EDGE and index > 0:
+            missing = [spec.name for spec in part.inputs if spec.source == "data" and spec.name not in given]
+            if missing:
+                raise BundleError(f"{path}: part {part.name!r} needs {missing[0]!r}, which no part before it gives")
+        outputs = [spec.name for spec in part.outputs]
+        if given & set(outputs):
+            raise BundleError(f"{path}: tensor {(given & set(outputs)).pop()!r} is given twice")
+        given |= set(outputs)
+    names = [part.name for part in manifest.parts]
+    if len(set(names)) != len(names) or not names:
+        raise BundleError(f"{path}: {len(names)} parts with names {names}; every part needs a name of its own")

@@ -1,0 +1,50 @@
+"""The command ``edgesdk``: one module a verb, heavy imports inside the bodies, one handler for users' errors."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ..errors import EdgeSDKError
+from . import export, inspect, measure, profile, run, serve, train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="edgesdk",
+    help="Split inference with a defended encoder on the device and its tail in the cloud.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback here is our own fault, and wanted whole
+    rich_markup_mode=None,  # plain help: rich takes longer to import than the help to print
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+# In the order of the work.
+app.command("train")(train.train)
+app.command("export")(export.export)
+app.command("inspect")(inspect.inspect)
+app.command("serve")(serve.serve)
+app.command("run")(run.run)
+app.command("profile")(profile.profile)
+app.command("measure")(measure.measure)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line on standard error and exit status 1."""
+    try:
+        app()
+    except EdgeSDKError as error:
+        sys.exit(f"edgesdk: {error}")

@@ -1,0 +1,55 @@
+"""``edgesdk export``: a trained model to a bundle."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+
+import typer
+
+from ..errors import needs_extra
+
+
+class Batch(str, Enum):
+    """Whether the batch axis of the ONNX files is open."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+class WireDtype(str, Enum):
+    """What the features travel as."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    UINT8 = "uint8"
+
+
+def export(
+    defense: str = typer.Option(..., help="none or siftfunnel."),
+    backbone: str = typer.Option("cnn", help="Of the shipped model: cnn."),
+    checkpoint: Path | None = typer.Option(None, help="model.safetensors of a training; default: the shipped model."),
+    out: Path | None = typer.Option(None, help="Folder of the bundle, not there yet. [default: DEFENSE-BACKBONE]"),
+    image_size: int | None = typer.Option(None, min=16, help="A multiple of 16; default: the one of the training."),
+    batch: Batch = typer.Option(Batch.DYNAMIC, help="static fixes batch 1."),
+    wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
+    data: Path | None = typer.Option(None, help="Images to compare torch and ONNX on; default: seeded noise."),
+) -> None:
+    """Export a trained model as a bundle: a folder for the device, and one for each server.
+
+    The ONNX files are compared with torch over 64 images; a float32 export that differs by more than 1e-3 is refused.
+    """
+    with needs_extra("export", "edgesdk export"):
+        from export.checkpoint import load_checkpoint
+        from export.write_bundle import export_bundle, parity_images
+        from export.zoo import zoo_model
+    target = out or Path(f"{defense}-{backbone}")
+    source = load_checkpoint(checkpoint or zoo_model(defense, backbone))
+    source.require(defense, backbone)
+    images = parity_images(data, image_size or source.image_size)
+    typer.echo(f"exporting {defense} ({backbone}) …", err=True)
+    parity = export_bundle(
+        source, target, images=images, image_size=image_size, batch=batch.value, wire_dtype=wire_dtype.value
+    )
+    worst = max(parity["max_abs_difference"].values())
+    typer.echo(f"{target}: ONNX and torch differ by {worst:.1e} at most over {parity['images']}")

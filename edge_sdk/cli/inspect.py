@@ -1,0 +1,52 @@
+"""``edgesdk inspect``: what a bundle holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def inspect(
+    bundle: Path = typer.Argument(..., help="A bundle, or one party's folder of it."),
+    as_json: bool = typer.Option(False, "--json", help="The manifests as JSON."),
+) -> None:
+    """Verify a bundle's hashes and print what each party holds."""
+    import msgspec
+
+    from ..bundle import open_party, parties
+
+    opened = [open_party(folder) for folder in parties(bundle)]
+    if as_json:
+        content = {party.manifest.party: party.manifest for party in opened}
+        typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+        return
+    for party in opened:
+        manifest = party.manifest
+        typer.echo(f"{party.path}: {manifest.party} of bundle {manifest.bundle_id[:12]}, defense {manifest.defense}")
+        for part in manifest.parts:
+            inputs = ", ".join(_tensor(spec) for spec in part.inputs)
+            outputs = ", ".join(_tensor(spec) for spec in part.outputs)
+            home = part.file or f"on {part.placement}"
+            typer.echo(f"  {part.name:10} {inputs} -> {outputs}   [{home}]")
+            if part.cost:
+                typer.echo(
+                    f"  {'':10} {part.cost.flops / 1e6:.2f} MFLOP, {part.cost.num_params:,} parameters, "
+                    f"{part.cost.weight_bytes:,} bytes of weights"
+                )
+        if manifest.wire_bytes is not None:
+            typer.echo(f"  {'wire':10} {manifest.wire_bytes:,} bytes an image")
+        if manifest.reference and manifest.reference.cost:
+            cost = manifest.reference.cost
+            wire = sum(spec.bytes_per_sample for spec in manifest.reference.outputs)
+            typer.echo(f"  {'undefended':10} {cost.flops / 1e6:.2f} MFLOP, {wire:,} bytes an image")
+        if "test" in manifest.accuracy:
+            on = manifest.accuracy.get("measured_on", "")
+            typer.echo(f"  {'accuracy':10} {manifest.accuracy['test']:.2%} on test images ({on})")
+        names = sorted(party.files)
+        typer.echo(f"  {'verified':10} {', '.join(names)}")
+
+
+def _tensor(spec) -> str:  # type: ignore[no-untyped-def]
+    sizes = "x".join("N" if size is None else str(size) for size in spec.shape)
+    return f"{spec.name} {spec.dtype} {sizes}"

@@ -1,0 +1,64 @@
+"""``edgesdk measure``: end to end over real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..profile.end_to_end import MeasureReport
+
+
+def measure(
+    edge: Path = typer.Argument(..., help="BUNDLE/edge."),
+    server: list[str] = typer.Option(..., help="http://HOST:PORT; once per server of the bundle."),
+    data: Path = typer.Option(..., help="Images: a folder, with CLASS/ sub-folders for accuracy, or one file."),
+    n: int | None = typer.Option(None, "--n", min=1, help="Images, evenly spaced over the folder; default: all."),
+    threads: int | None = typer.Option(None, min=1, help="That an operator of the encoder may use."),
+    timeout: float = typer.Option(10.0, min=0.001, help="Seconds for one call of a server."),
+    as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
+) -> None:
+    """Classify images end to end, one at a time, and break each request's time down to its steps."""
+    from ..profile.end_to_end import MeasureReport
+    from ..profile.end_to_end import measure as run_measure
+    from ..progress import bar
+    from .tables import write_json
+
+    report = None
+    with bar("measuring") as advance:
+        for event in run_measure(edge, server, data, num_images=n, num_threads=threads, timeout_s=timeout):
+            if isinstance(event, MeasureReport):
+                report = event
+            else:
+                advance(*event)
+    if report is None:
+        raise AssertionError("measuring ended without a report")
+    if as_json:
+        write_json("-", report)
+    else:
+        print_report(report)
+
+
+def print_report(report: MeasureReport) -> None:
+    """The report as a table."""
+    from .tables import print_table
+
+    accuracy = "not known: the folders name no class" if report.accuracy is None else f"{report.accuracy:.2%}"
+    steps = {**report.steps, "total": report.total}
+    rows = []
+    for name, stats in steps.items():
+        if stats is None:
+            rows.append([name, *["not reported"] + [""] * 5])
+            continue
+        share = stats.mean_ms / report.total.mean_ms
+        rows.append([name, *(f"{getattr(stats, f'{k}_ms'):.3f}" for k in ("p50", "p90", "p95", "p99", "mean")),
+                     f"{share:.0%}"])  # fmt: skip
+    print_table(
+        f"{report.defense}: {report.num_images} images of {report.data}, one at a time\n"
+        f"accuracy {accuracy}; {report.wire_bytes_per_image:,} bytes sent an image; "
+        f"{report.images_per_second:.0f} images/s\n{report.machine}",
+        ["step, ms", "p50", "p90", "p95", "p99", "mean", "share"],
+        rows,
+    )

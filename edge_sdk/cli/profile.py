@@ -1,0 +1,89 @@
+"""``edgesdk profile``: what the encoder costs on this device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..profile.encoder import PartProfile, ProfileReport
+
+
+def profile(
+    edge: Path = typer.Argument(..., help="BUNDLE/edge."),
+    batch: int = typer.Option(1, min=1, help="Images a run."),
+    runs: int = typer.Option(200, min=1, help="Timed runs."),
+    warmup: int = typer.Option(20, min=0, help="Runs before that, not counted."),
+    threads: int | None = typer.Option(None, min=1, help="That an operator may use; default: ONNX Runtime's choice."),
+    layers: bool = typer.Option(True, help="Print the layers that hold FLOPs."),
+    json_file: str | None = typer.Option(None, "--json", help="Write the whole report here; - for standard output."),
+) -> None:
+    """Measure the encoder beside the undefended one: FLOPs, parameters, bytes, latency, memory.
+
+    1 multiply-accumulate is 2 FLOPs, counted in convolutions and matrix products. Costs are counted from the graph;
+    latency and memory are measured here.
+    """
+    from ..profile.encoder import profile_edge
+    from ..progress import bar
+    from .tables import write_json
+
+    with bar("profiling") as advance:
+        report = profile_edge(edge, batch=batch, runs=runs, warmup=warmup, num_threads=threads, progress=advance)
+    if json_file != "-":
+        _print(report, layers)
+    if json_file is not None:
+        write_json(json_file, report)
+
+
+def _print(report: ProfileReport, layers: bool) -> None:
+    from .tables import print_table
+
+    parts = [("encoder", report.encoder), *([("undefended", report.undefended)] if report.undefended else [])]
+    ratio = report.ratio
+    header = ["", *(name for name, _ in parts), *(["undefended / encoder"] if ratio else [])]
+
+    def row(name: str, texts: list[str], quotient: float | None = None) -> list[str]:
+        return [name, *texts, *([f"{quotient:.2f}" if quotient else ""] if ratio else [])]
+
+    each: list[PartProfile] = [part for _, part in parts]
+    rows = [
+        row("MFLOP an image", [f"{p.cost.flops / 1e6:.3f}" for p in each], ratio.flops if ratio else None),
+        row("other operations, M", [f"{p.cost.other_ops / 1e6:.3f}" for p in each]),
+        row("parameters", [f"{p.cost.num_params:,}" for p in each], ratio.num_params if ratio else None),
+        row("weight bytes", [f"{p.cost.weight_bytes:,}" for p in each]),
+        row("wire bytes an image", [f"{p.wire_bytes:,}" for p in each], ratio.wire_bytes if ratio else None),
+        row("peak memory, MB", ["unknown" if p.peak_memory_bytes is None else f"{p.peak_memory_bytes / 1e6:.1f}"
+                                for p in each]),
+        row("latency p50, ms", [f"{p.latency.p50_ms:.3f}" for p in each], ratio.latency_p50 if ratio else None),
+    ]  # fmt: skip
+    rows += [
+        row(f"latency {name}, ms", [f"{getattr(p.latency, f'{name}_ms'):.3f}" for p in each])
+        for name in ("mean", "std", "min", "p90", "p95", "p99")
+    ]
+    latency = report.encoder.latency
+    print_table(
+        f"{report.defense}, batch {report.batch}: {latency.num_samples} runs after {latency.num_warmup} of warm-up, "
+        f"in turns\n{report.backend} on {report.machine}",
+        header,
+        rows,
+    )
+    if layers:
+        heavy = [layer for layer in report.encoder.cost.layers if layer.flops]
+        total = report.encoder.cost.flops
+        print_table(
+            "encoder, layers with FLOPs",
+            ["layer", "operator", "output", "MFLOP", "share", "parameters"],
+            [
+                [
+                    layer.name,
+                    layer.op,
+                    "x".join(str(size) for size in layer.output_shape[1:]),
+                    f"{layer.flops / 1e6:.4f}",
+                    f"{layer.flops / total:.1%}",
+                    f"{layer.num_params:,}",
+                ]
+                for layer in heavy
+            ],
+        )

@@ -1,0 +1,50 @@
+"""Tables on standard output, as wide as they need to be where that is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The first column to the left, the others to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def write_json(path: str, content: object) -> None:
+    """JSON to a file, written aside, then renamed; ``-`` is standard output.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    import os
+    import sys
+    from pathlib import Path
+
+    import msgspec
+
+    from ..errors import DataError
+
+    data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    if path == "-":
+        sys.stdout.write(data.decode())
+        return
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, target)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)

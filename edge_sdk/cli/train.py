@@ -1,0 +1,88 @@
+"""``edgesdk train``: a defended model from images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..errors import ConfigError, needs_extra
+
+
+def train(
+    defense: str = typer.Option(..., help="none or siftfunnel."),
+    data: str = typer.Option(..., help="cifar10, cifar100, an archive of them, or a folder with train/CLASS/*."),
+    out: Path = typer.Option(..., help="Folder for state, metrics and the trained model."),
+    backbone: str = typer.Option("cnn", help="cnn, resnet18 or vgg16."),
+    recipe: str = typer.Option("zoo", help="zoo, or siftfunnel-paper: the paper's schedule."),
+    split: int | None = typer.Option(None, min=1, help="For none: backbone blocks on the device."),
+    setting: list[str] = typer.Option([], "--set", help="A setting of the defense, as NAME=VALUE; may be repeated."),
+    epochs: int | None = typer.Option(None, min=1, help="Instead of the recipe's."),
+    batch_size: int | None = typer.Option(None, min=2, help="Instead of the recipe's."),
+    lr: float | None = typer.Option(None, help="Highest learning rate, instead of the recipe's."),
+    image_size: int | None = typer.Option(None, min=16, help="A multiple of 16, instead of the recipe's."),
+    precision: str | None = typer.Option(None, help="float32 or bfloat16 (mixed), instead of the recipe's."),
+    seed: int = typer.Option(0, min=0, help="Of the weights, the order and the augmentation."),
+    split_seed: int = typer.Option(0, min=0, help="Of the train, validation and auxiliary parts."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads of torch."),
+    resume: bool = typer.Option(False, help="Continue the run that is in --out."),
+) -> None:
+    """Train a defended model, or the undefended baseline.
+
+    Writes state.safetensors after every epoch (--resume continues from it, bit for bit on the same device),
+    metrics.jsonl, and at the end model.safetensors, which `edgesdk export --checkpoint` takes.
+    """
+    with needs_extra("export", "edgesdk train"):
+        import torch
+
+        from export.data import load_splits
+        from export.recipes import recipe_config
+        from export.train import choose_device
+        from export.train import train as run_training
+    settings = dict(_setting(text) for text in setting)
+    if split is not None:
+        settings["split"] = split
+    if threads is not None:
+        torch.set_num_threads(threads)
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": lr,
+        "image_size": image_size,
+        "precision": precision,
+        "seed": seed,
+    }
+    # Checked once before the images are read, and again with their number of classes.
+    config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
+    chosen = choose_device(device)
+    splits = load_splits(data, config.image_size, split_seed)
+    config = recipe_config(
+        recipe, defense, {"backbone": backbone, "num_classes": len(splits.class_names), **settings}, changes
+    )
+    typer.echo(f"{splits.name}: {len(splits.train)} training images, {len(splits.class_names)} classes", err=True)
+    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, report=_report)
+    for part, accuracy in checkpoint.accuracy.items():
+        typer.echo(f"{part} accuracy {accuracy:.2%}")
+    typer.echo(f"{out / 'model.safetensors'}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import json
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {text!r}: expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _report(metrics: dict[str, Any]) -> None:
+    typer.echo(
+        f"epoch {metrics['epoch']}: loss {metrics['loss']:.4f}, train {metrics['train_accuracy']:.2%}, "
+        f"validation {metrics['validation_accuracy']:.2%}, {metrics['seconds']:.0f} s",
+        err=True,
+    )

@@ -1,0 +1,106 @@
+"""Every error that a user's input, files or network can cause.
+
+EdgeSDKError
+├── BundleError          a bundle is missing a file, was altered, or is of another version
+├── ConfigError          a setting has a value that it cannot have (also ValueError)
+├── DataError            an image, data set or checkpoint cannot be used
+├── TensorError          a tensor's name, dtype, shape or values are not the declared ones (also ValueError)
+├── BackendError         an inference library refused a model or failed in it
+├── RemoteError          a server could not be reached or failed
+│   ├── RemoteTimeout    it did not answer in time
+│   └── RemoteRejected   it refused the request; ``status`` is its HTTP status
+├── MissingExtra         a package of an optional extra is not installed (also ImportError)
+└── DeviceError          the device cannot do what was asked
+
+Anything else that escapes is a fault of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "EdgeSDKError",
+    "MissingExtra",
+    "RemoteError",
+    "RemoteRejected",
+    "RemoteTimeout",
+    "TensorError",
+    "needs_extra",
+]
+
+
+class EdgeSDKError(Exception):
+    """Base of the family: the message says what was wrong with which object, and what to do."""
+
+
+class BundleError(EdgeSDKError):
+    """A bundle is missing a file, was altered, or is of another version."""
+
+
+class ConfigError(EdgeSDKError, ValueError):
+    """A setting has a value that it cannot have."""
+
+
+class DataError(EdgeSDKError):
+    """An image, data set or checkpoint cannot be used."""
+
+
+class TensorError(EdgeSDKError, ValueError):
+    """A tensor's name, dtype, shape or values are not the declared ones."""
+
+
+class BackendError(EdgeSDKError):
+    """An inference library refused a model or failed in it."""
+
+
+class RemoteError(EdgeSDKError):
+    """A server could not be reached or failed."""
+
+
+class RemoteTimeout(RemoteError):
+    """A server did not answer in time."""
+
+
+class RemoteRejected(RemoteError):
+    """A server refused the request.
+
+    Attributes:
+        status: the HTTP status of its answer.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class MissingExtra(EdgeSDKError, ImportError):
+    """A package of an optional extra is not installed."""
+
+
+class DeviceError(EdgeSDKError):
+    """The device cannot do what was asked."""
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Turn a failed import of a third-party package inside the block into a MissingExtra that says what to install.
+
+    Raises:
+        MissingExtra: a package that the block imports is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("edge_sdk", "export", "cloud"):
+            raise  # our own fault, not a missing extra
+        raise MissingExtra(
+            f"{purpose} needs {package}, which is not installed: pip install 'edgesdk[{extra}]'"
+        ) from error

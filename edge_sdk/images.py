@@ -1,0 +1,69 @@
+"""Image files to the uint8 arrays that an encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import DataError
+
+__all__ = ["LabelledImage", "decode_image", "find_images", "fit_image"]
+
+
+class LabelledImage(NamedTuple):
+    """A file and its class, or None where the folder says nothing of classes."""
+
+    path: Path
+    label: str | None
+
+
+def decode_image(source: Path | IO[bytes], name: str = "") -> Image.Image:
+    """Any format that Pillow reads, as an upright RGB image of its own size; transparency is dropped.
+
+    Args:
+        source: a path, or an open binary file.
+        name: what an error calls an open file.
+
+    Raises:
+        DataError: the file is missing, no image, truncated, or larger than Pillow's limit against image bombs.
+    """
+    try:
+        with Image.open(source) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name or source}: not an image that Pillow can read ({error})") from error
+
+
+def fit_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """``(height, width, 3)`` uint8: the largest centred crop of that aspect ratio, resized (bicubic, antialiased)."""
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def find_images(paths: Sequence[Path]) -> list[LabelledImage]:
+    """Files as given; a folder stands for the images below it, sorted.
+
+    An image in a folder's sub-folder gets the sub-folder's name as its class.
+
+    Raises:
+        DataError: a path does not exist, or a folder holds no image.
+    """
+    found: list[LabelledImage] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        if not path.is_dir():
+            found.append(LabelledImage(path, None))
+            continue
+        suffixes = Image.registered_extensions()
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
+        if not files:
+            raise DataError(f"{path}: no image in this folder; expected image files, or CLASS/ folders of them")
+        found += [LabelledImage(f, f.relative_to(path).parts[0] if f.parent != path else None) for f in files]
+    return found

@@ -1,0 +1,271 @@
+"""Open Inference Protocol v2 over HTTP: JSON header and binary tensors, encoded and decoded; no sockets here.
+
+Client and server both use this module. Sources: the protocol's REST text and Triton's binary tensor data extension.
+A body is a JSON object, then the raw little-endian buffers of its binary tensors, in the order in which the JSON
+lists them; ``Inference-Header-Content-Length`` is the JSON's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from .errors import TensorError
+from .tensors import DTYPES, Array, TensorSpec, dtype_name
+
+__all__ = [
+    "HEADER_LENGTH",
+    "InferRequest",
+    "InferResponse",
+    "RequestedOutput",
+    "Tensor",
+    "decode_request",
+    "decode_response",
+    "encode_request",
+    "encode_response",
+    "tensor_metadata",
+]
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+MAX_RANK = 16
+
+Scalar = str | int | float | bool
+Parameters = dict[str, Scalar]
+
+
+class Tensor(msgspec.Struct, omit_defaults=True):
+    """One tensor in the JSON part; ``data`` is absent where ``parameters.binary_data_size`` stands."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: Parameters = {}
+    data: list[Any] | None = None
+
+
+class RequestedOutput(msgspec.Struct, omit_defaults=True):
+    """An output that a client asks for."""
+
+    name: str
+    parameters: Parameters = {}
+
+
+class _RequestHeader(msgspec.Struct, omit_defaults=True):
+    inputs: list[Tensor]
+    id: str = ""
+    parameters: Parameters = {}
+    outputs: list[RequestedOutput] | None = None
+
+
+class _ResponseHeader(msgspec.Struct, omit_defaults=True):
+    model_name: str
+    outputs: list[Tensor]
+    model_version: str = ""
+    id: str = ""
+    parameters: Parameters = {}
+
+
+class InferRequest(msgspec.Struct):
+    """A decoded inference request: arrays by name, views of the body where it was binary."""
+
+    inputs: dict[str, Array]
+    id: str = ""
+    parameters: Parameters = {}
+    outputs: list[RequestedOutput] | None = None
+
+    def wants_binary(self, output: str) -> bool:
+        """Whether this output shall travel as raw bytes: its own ``binary_data``, else ``binary_data_output``."""
+        asked = next((o for o in self.outputs or () if o.name == output), None)
+        default = self.parameters.get("binary_data_output", False)
+        return bool(asked.parameters.get("binary_data", default) if asked else default)
+
+
+class InferResponse(msgspec.Struct):
+    """A decoded inference response: arrays by name."""
+
+    model_name: str
+    outputs: dict[str, Array]
+    id: str = ""
+    parameters: Parameters = {}
+
+
+_request_decoder = msgspec.json.Decoder(_RequestHeader)
+_response_decoder = msgspec.json.Decoder(_ResponseHeader)
+_encoder = msgspec.json.Encoder()
+
+
+def encode_request(inputs: Mapping[str, Array], request_id: str = "") -> tuple[dict[str, str], list[bytes]]:
+    """HTTP headers and body chunks of a request whose tensors, and whose answer's, are binary.
+
+    Raises:
+        TensorError: an array has no dtype of the protocol.
+    """
+    tensors = [_describe(name, array, binary=True) for name, array in inputs.items()]
+    header = _encoder.encode(_RequestHeader(tensors, request_id, {"binary_data_output": True}))
+    return _headers(len(header)), [header, *(_raw(array) for array in inputs.values())]
+
+
+def encode_response(
+    model_name: str,
+    model_version: str,
+    outputs: Mapping[str, Array],
+    *,
+    request: InferRequest,
+    parameters: Parameters,
+) -> tuple[dict[str, str], list[bytes]]:
+    """HTTP headers and body chunks of the answer, each output in binary or JSON as the request asked."""
+    binary = {name: request.wants_binary(name) for name in outputs}
+    tensors = [_describe(name, array, binary=binary[name]) for name, array in outputs.items()]
+    header = _encoder.encode(_ResponseHeader(model_name, tensors, model_version, request.id, parameters))
+    chunks = [header, *(_raw(array) for name, array in outputs.items() if binary[name])]
+    if any(binary.values()):
+        return _headers(len(header)), chunks
+    return {"Content-Type": "application/json"}, chunks
+
+
+def decode_request(body: bytes, header_length: str | None) -> InferRequest:
+    """An inference request from an HTTP body.
+
+    Args:
+        body: decompressed.
+        header_length: the value of ``Inference-Header-Content-Length``, or None if there was none: all JSON.
+
+    Raises:
+        TensorError: the body is not a request; the message says where.
+    """
+    json_part, raw = _split(body, header_length)
+    try:
+        header = _request_decoder.decode(json_part)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise TensorError(f"the request's JSON part is not an inference request: {error}") from error
+    if not header.inputs:
+        raise TensorError("the request has no inputs")
+    return InferRequest(_decode_tensors(header.inputs, raw), header.id, header.parameters, header.outputs)
+
+
+def decode_response(body: bytes, header_length: str | None) -> InferResponse:
+    """An inference response from an HTTP body.
+
+    Raises:
+        TensorError: the body is not a response; the message says where.
+    """
+    json_part, raw = _split(body, header_length)
+    try:
+        header = _response_decoder.decode(json_part)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise TensorError(f"the answer's JSON part is not an inference response: {error}") from error
+    return InferResponse(header.model_name, _decode_tensors(header.outputs, raw), header.id, header.parameters)
+
+
+def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+    """Inputs or outputs as a model's metadata lists them; -1 is a variable size."""
+    return [
+        {"name": s.name, "datatype": s.dtype, "shape": [-1 if size is None else size for size in s.shape]}
+        for s in specs
+    ]
+
+
+def _headers(header_length: int) -> dict[str, str]:
+    return {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}
+
+
+def _describe(name: str, array: Array, *, binary: bool) -> Tensor:
+    if array.dtype not in DTYPES.values():
+        raise TensorError(f"tensor {name!r}: dtype {array.dtype} has no name in the protocol")
+    tensor = Tensor(name, list(array.shape), dtype_name(array.dtype))
+    if binary:
+        tensor.parameters = {"binary_data_size": array.nbytes}
+    elif array.dtype == np.float16:
+        raise TensorError(f"tensor {name!r}: FP16 has no JSON form in the protocol; ask for binary data")
+    else:
+        tensor.data = array.ravel().tolist()
+    return tensor
+
+
+def _raw(array: Array) -> bytes:
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)  # a copy on a big-endian machine only
+    return little.tobytes()
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
+    if header_length is None:
+        return body, memoryview(b"")
+    if not (header_length.isascii() and header_length.isdigit()) or not 0 < int(header_length[:20]) <= len(body):
+        raise TensorError(
+            f"{HEADER_LENGTH} is {header_length[:40]!r}; expected an integer from 1 to the body's {len(body)} bytes"
+        )
+    view = memoryview(body)
+    length = int(header_length)
+    return view[:length], view[length:]
+
+
+def _decode_tensors(tensors: list[Tensor], raw: memoryview) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    offset = 0
+    for tensor in tensors:
+        if tensor.name in arrays:
+            raise TensorError(f"tensor {tensor.name!r} is given twice")
+        count = _num_elements(tensor)
+        dtype = DTYPES[tensor.datatype]
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            arrays[tensor.name] = _from_json(tensor, count, dtype)
+            continue
+        if tensor.data is not None:
+            raise TensorError(f"tensor {tensor.name!r}: has data and binary_data_size; expected one of them")
+        if isinstance(size, bool) or size != count * dtype.itemsize:
+            raise TensorError(
+                f"tensor {tensor.name!r}: binary_data_size {size!r}, but {tensor.datatype} of shape "
+                f"{tensor.shape} has {count * dtype.itemsize} bytes"
+            )
+        if offset + int(size) > len(raw):
+            raise TensorError(f"tensor {tensor.name!r}: {size} bytes declared, {len(raw) - offset} left in the body")
+        little = np.frombuffer(raw, dtype.newbyteorder("<"), count, offset)
+        arrays[tensor.name] = little.astype(dtype, copy=False).reshape(tensor.shape)
+        if dtype == np.bool_ and count and np.frombuffer(raw, np.uint8, count, offset).max() > 1:
+            raise TensorError(f"tensor {tensor.name!r}: a BOOL byte is neither 0 nor 1")
+        offset += int(size)
+    if offset != len(raw):
+        raise TensorError(f"{len(raw) - offset} bytes follow the last tensor")
+    return arrays
+
+
+def _num_elements(tensor: Tensor) -> int:
+    if tensor.datatype not in DTYPES:
+        raise TensorError(f"tensor {tensor.name!r}: datatype {tensor.datatype!r} is not one of {', '.join(DTYPES)}")
+    if len(tensor.shape) > MAX_RANK or any(not 0 <= size < 2**31 for size in tensor.shape):
+        raise TensorError(f"tensor {tensor.name!r}: {tensor.shape} is not a shape")
+    count = 1
+    for size in tensor.shape:
+        count *= size  # Python's integers: no overflow
+    return count
+
+
+def _from_json(tensor: Tensor, count: int, dtype: np.dtype[Any]) -> Array:
+    if tensor.data is None:
+        raise TensorError(f"tensor {tensor.name!r}: neither data nor binary_data_size")
+    if dtype == np.float16:
+        raise TensorError(f"tensor {tensor.name!r}: FP16 has no JSON form in the protocol; send binary data")
+    if _leaves(tensor.data, 0) != count:
+        raise TensorError(f"tensor {tensor.name!r}: data does not have the {count} elements of shape {tensor.shape}")
+    try:
+        given = np.array(tensor.data).reshape(tensor.shape)
+        if given.dtype.kind not in {"b": "b", "f": "fiu"}.get(dtype.kind, "iu") and count:
+            raise ValueError(f"elements that are no {tensor.datatype}")
+        with np.errstate(over="raise"):
+            array = given.astype(dtype)
+    except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
+        raise TensorError(f"tensor {tensor.name!r}: data is not {tensor.datatype} of shape {tensor.shape}") from error
+    if dtype.kind in "iu" and not np.array_equal(array, given):
+        raise TensorError(f"tensor {tensor.name!r}: a value is out of the range of {tensor.datatype}")
+    return array
+
+
+def _leaves(data: list[Any], depth: int) -> int:
+    """Count before numpy sees the list, so that a ragged or very deep one cannot surprise it."""
+    if depth > MAX_RANK:
+        return -1
+    return sum(_leaves(item, depth + 1) if isinstance(item, list) else 1 for item in data)

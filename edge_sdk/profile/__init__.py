@@ -1,0 +1,1 @@
+"""What an encoder costs on this device, and where an end-to-end request's time goes."""

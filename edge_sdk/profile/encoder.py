@@ -1,0 +1,135 @@
+"""Profile of a bundle's edge side, beside the undefended encoder of the same backbone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from ..backends import Backend
+from ..backends.onnxruntime import OnnxRuntimeBackend
+from ..bundle import EDGE, Cost, Part, open_party
+from .feeds import random_feeds
+from .machine import Machine
+from .memory import peak_memory_bytes
+from .stats import LatencyStats
+
+__all__ = ["PartProfile", "ProfileReport", "Ratio", "profile_edge"]
+
+
+class PartProfile(msgspec.Struct, frozen=True):
+    """One encoder. ``cost`` is for one image, counted from the graph; latency and memory are measured, for a batch.
+
+    ``latency`` is one run of the backend, image in memory to features in memory; ``samples_ms`` its raw samples.
+    ``peak_memory_bytes`` is what loading and running add to a process; None where the system does not tell.
+    """
+
+    name: str
+    cost: Cost
+    wire_bytes: int
+    latency: LatencyStats
+    samples_ms: list[float]
+    peak_memory_bytes: int | None
+
+
+class Ratio(msgspec.Struct, frozen=True):
+    """Undefended over defended: how many times cheaper the defended encoder is (below 1: dearer).
+
+    ``latency`` is of the medians, measured in turns in one run.
+    """
+
+    flops: float
+    num_params: float
+    wire_bytes: float
+    latency_p50: float
+
+
+class ProfileReport(msgspec.Struct, frozen=True):
+    """Everything measured here; ``undefended`` and ``ratio`` are None for the undefended baseline itself."""
+
+    bundle_id: str
+    defense: str
+    machine: Machine
+    backend: str
+    batch: int
+    num_threads: int | None
+    seed: int
+    encoder: PartProfile
+    undefended: PartProfile | None
+    ratio: Ratio | None
+
+
+def profile_edge(
+    path: Path,
+    *,
+    batch: int = 1,
+    runs: int = 200,
+    warmup: int = 20,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ProfileReport:
+    """Measure the encoder and, in turns with it, the undefended one that the bundle carries for comparison.
+
+    Args:
+        path: ``BUNDLE/edge``.
+        batch: images a run.
+        runs: timed runs of each encoder.
+        warmup: runs before that, not counted.
+        num_threads: that an operator may use; None lets ONNX Runtime choose.
+        progress: called with the rounds done and in all.
+
+    Raises:
+        BundleError: the folder is not a whole, unaltered edge party.
+        BackendError: an encoder cannot be loaded or run.
+        TensorError: the bundle has another fixed batch size.
+    """
+    bundle = open_party(path, EDGE)
+    manifest = bundle.manifest
+    parts = [manifest.parts[0], *([manifest.reference] if manifest.reference else [])]
+    backends: list[Backend] = [OnnxRuntimeBackend(bundle.onnx(part), num_threads) for part in parts]
+    feeds = [random_feeds(backend.inputs, batch) for backend in backends]
+    samples: list[list[float]] = [[] for _ in parts]
+    for i in range(warmup + runs):
+        # In turns, so that a change of the machine's speed meets both.
+        for backend, feed, times in zip(backends, feeds, samples, strict=True):
+            start = time.perf_counter()
+            backend.run(feed)
+            times.append((time.perf_counter() - start) * 1e3)
+        progress(i + 1, warmup + runs)
+    for backend in backends:
+        backend.close()
+    profiles = [
+        _profile(part, times[warmup:], warmup, peak_memory_bytes(bundle.onnx(part), batch, num_threads))
+        for part, times in zip(parts, samples, strict=True)
+    ]
+    undefended = profiles[1] if manifest.reference else None
+    return ProfileReport(
+        bundle_id=manifest.bundle_id,
+        defense=manifest.defense,
+        machine=Machine.here(),
+        backend="onnxruntime (CPU)",
+        batch=batch,
+        num_threads=num_threads,
+        seed=0,
+        encoder=profiles[0],
+        undefended=undefended,
+        ratio=_ratio(undefended, profiles[0]) if undefended else None,
+    )
+
+
+def _profile(part: Part, samples: list[float], warmup: int, memory: int | None) -> PartProfile:
+    if part.cost is None:
+        raise AssertionError(f"part {part.name} has a file and no cost")  # export writes both
+    wire = sum(spec.bytes_per_sample for spec in part.outputs)
+    return PartProfile(part.name, part.cost, wire, LatencyStats.of(samples, warmup), samples, memory)
+
+
+def _ratio(undefended: PartProfile, defended: PartProfile) -> Ratio:
+    return Ratio(
+        flops=undefended.cost.flops / defended.cost.flops,
+        num_params=undefended.cost.num_params / defended.cost.num_params,
+        wire_bytes=undefended.wire_bytes / defended.wire_bytes,
+        latency_p50=undefended.latency.p50_ms / defended.latency.p50_ms,
+    )

@@ -1,0 +1,128 @@
+"""End to end, device to cloud and back, over real images: accuracy, and where the time of a request goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..errors import DataError
+from ..images import LabelledImage, decode_image, find_images, fit_image
+from ..runtime import EdgeRuntime
+from .machine import Machine
+from .stats import LatencyStats
+
+__all__ = ["STEPS", "MeasureReport", "measure"]
+
+STEPS = ("decode", "preprocess", "encode", "serialize", "network", "tail", "fuse")
+"""Of a request, in order: image file to RGB; crop and resize; the encoder; tensors to bytes and back; the network, HTTP
+and the server's queue; the tail on the server, as it reports it; fusion on the device."""
+
+
+class MeasureReport(msgspec.Struct, frozen=True):
+    """``steps`` has the STEPS; ``tail`` is None, and counted in ``network``, where the server does not report it.
+
+    ``accuracy`` is None where the images' folders name no class. One request at a time: throughput is its inverse.
+    """
+
+    bundle_id: str
+    defense: str
+    machine: Machine
+    servers: list[str]
+    data: str
+    num_images: int
+    num_labelled: int
+    accuracy: float | None
+    wire_bytes_per_image: int
+    images_per_second: float
+    total: LatencyStats
+    steps: dict[str, LatencyStats | None]
+
+
+def measure(
+    edge: Path,
+    servers: Sequence[str],
+    data: Path,
+    *,
+    num_images: int | None = None,
+    num_threads: int | None = None,
+    timeout_s: float = 10.0,
+    warmup: int = 5,
+) -> Iterator[MeasureReport | tuple[int, int]]:
+    """Send images one at a time and time every step; yields (done, total) after each, and at last the report.
+
+    Args:
+        edge: ``BUNDLE/edge``.
+        servers: addresses, one per server of the bundle.
+        data: an image, or a folder; sub-folders named as the bundle's labels give the accuracy.
+        num_images: of them, evenly spaced over the sorted files; None takes all.
+        num_threads: that an operator of the encoder may use.
+        timeout_s: for one call of a server.
+        warmup: requests of the first image beforehand, not counted.
+
+    Raises:
+        DataError: no image there, or one that cannot be read.
+        EdgeSDKError: as EdgeRuntime.
+    """
+    found = find_images([data])
+    if num_images is not None:
+        if num_images > len(found):
+            raise DataError(f"{data}: {num_images} images were asked for, {len(found)} are there")
+        found = [found[i] for i in np.linspace(0, len(found) - 1, num_images).round().astype(int)]
+    with EdgeRuntime(edge, servers, num_threads=num_threads, timeout_s=timeout_s) as runtime:
+        for _ in range(warmup):
+            _request(runtime, found[0])
+        rows, correct = [], 0
+        labels = {name: i for i, name in enumerate(runtime.manifest.labels)}
+        began = time.perf_counter()
+        for i, image in enumerate(found):
+            times, predicted = _request(runtime, image)
+            rows.append(times)
+            correct += labels.get(image.label or "") == predicted
+            yield i + 1, len(found)
+        seconds = time.perf_counter() - began
+        labelled = sum(image.label in labels for image in found)
+        manifest = runtime.manifest
+    yield MeasureReport(
+        bundle_id=manifest.bundle_id,
+        defense=manifest.defense,
+        machine=Machine.here(),
+        servers=list(servers),
+        data=str(data),
+        num_images=len(found),
+        num_labelled=labelled,
+        accuracy=correct / labelled if labelled else None,
+        wire_bytes_per_image=manifest.wire_bytes or 0,
+        images_per_second=len(found) / seconds,
+        total=_stats([sum(row[:5]) + (row[5] or 0) + row[6] for row in rows], warmup),
+        steps={step: _step([row[k] for row in rows], warmup) for k, step in enumerate(STEPS)},
+    )
+
+
+Row = tuple[float, float, float, float, float, float | None, float]
+
+
+def _request(runtime: EdgeRuntime, image: LabelledImage) -> tuple[Row, int]:
+    _, height, width, _ = runtime.image_spec.shape
+    start = time.perf_counter()
+    decoded = decode_image(image.path)
+    after_decode = time.perf_counter()
+    pixels = fit_image(decoded, height or 0, width or 0)[None]
+    after_fit = time.perf_counter()
+    prediction = runtime.predict(pixels)
+    t = prediction.timing
+    decode_ms, fit_ms = (after_decode - start) * 1e3, (after_fit - after_decode) * 1e3
+    row = (decode_ms, fit_ms, t.encode_ms, t.serialize_ms, t.network_ms, t.tail_ms, t.fuse_ms)
+    return row, int(prediction.logits[0].argmax())
+
+
+def _step(times: list[float | None], warmup: int) -> LatencyStats | None:
+    known = [value for value in times if value is not None]
+    return _stats(known, warmup) if len(known) == len(times) else None
+
+
+def _stats(times: list[float], warmup: int) -> LatencyStats:
+    return LatencyStats.of(times, warmup)

@@ -1,0 +1,58 @@
+"""Peak memory of a model, measured in a process of its own so that nothing else counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+
+from ..errors import BackendError
+
+__all__ = ["peak_memory_bytes"]
+
+
+def peak_memory_bytes(model: bytes, batch: int, num_threads: int | None) -> int | None:
+    """Resident memory that loading the model and three runs add to a process at their peak.
+
+    Libraries do not count. None where the operating system does not tell (it is read from ``/proc/self/status``).
+
+    Raises:
+        BackendError: the measuring process failed.
+    """
+    command = [sys.executable, "-m", __name__, str(batch), str(num_threads or 0)]
+    done = subprocess.run(command, input=model, capture_output=True, check=False)  # noqa: S603 (our own module)
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise BackendError(f"the process that measures memory failed with status {done.returncode}: {''.join(last)}")
+    return msgspec.json.decode(done.stdout, type=int | None)
+
+
+def _peak_rss() -> int | None:
+    # VmHWM, not getrusage: the latter starts at what the parent process once had.
+    try:
+        with open("/proc/self/status") as file:
+            sizes = [int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")]
+    except OSError:
+        return None
+    return sizes[0] if sizes else None
+
+
+def _measure() -> int | None:
+    import onnxruntime  # noqa: F401  (counted as a library, before the model)
+
+    from ..backends.onnxruntime import OnnxRuntimeBackend
+    from .feeds import random_feeds
+
+    model = sys.stdin.buffer.read()
+    before = _peak_rss()
+    with OnnxRuntimeBackend(model, int(sys.argv[2]) or None) as backend:
+        feeds = random_feeds(backend.inputs, int(sys.argv[1]))
+        for _ in range(3):
+            backend.run(feeds)
+    after = _peak_rss()
+    return None if before is None or after is None else after - before
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(_measure()))

@@ -1,0 +1,49 @@
+"""Random flips, crops and colour changes of a whole batch, drawn from torch's CPU generator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def augment(images: Tensor, crop_padding: int, color_jitter: float) -> Tensor:
+    """Flip half of the images, shift each by up to ``crop_padding`` pixels (reflected), jitter its colours.
+
+    Args:
+        images: ``(N, 3, H, W)`` float in [0, 1].
+        crop_padding: largest shift in pixels, less than H and W.
+        color_jitter: brightness, contrast and saturation are each scaled by a factor in 1 +- this, per image.
+    """
+    n, _, height, width = images.shape
+    flips = _draw(n, images) < 0.5
+    images = torch.where(flips[:, None, None, None], images.flip(3), images)
+    if crop_padding:
+        offsets = torch.randint(2 * crop_padding + 1, (2, n)).to(images.device)
+        rows = offsets[0, :, None] + torch.arange(height, device=images.device)
+        columns = offsets[1, :, None] + torch.arange(width, device=images.device)
+        padded = functional.pad(images, (crop_padding,) * 4, mode="reflect").permute(0, 2, 3, 1)
+        sample = torch.arange(n, device=images.device)[:, None, None]
+        images = padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if color_jitter:
+        brightness, contrast, saturation = (
+            (1 + color_jitter * (2 * _draw(n, images) - 1)).view(n, 1, 1, 1) for _ in range(3)
+        )
+        images = (images * brightness).clamp(0, 1)
+        images = _blend(images, _gray(images).mean((2, 3), keepdim=True), contrast)
+        images = _blend(images, _gray(images), saturation)
+    return images
+
+
+def _draw(n: int, like: Tensor) -> Tensor:
+    return torch.rand(n).to(like.device)
+
+
+def _gray(images: Tensor) -> Tensor:
+    """Luma of ITU-R BT.601, ``(N, 1, H, W)``."""
+    weights = torch.tensor((0.299, 0.587, 0.114), device=images.device).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def _blend(images: Tensor, base: Tensor, factor: Tensor) -> Tensor:
+    return (base + factor * (images - base)).clamp(0, 1)

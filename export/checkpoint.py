@@ -1,0 +1,129 @@
+"""Trained weights on disk: one safetensors file whose header says what they are and how they came to be."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edge_sdk.errors import DataError
+
+from .defenses import ModelConfig, SplitModel, defense_class
+from .recipes import model_config
+
+FORMAT = "edgesdk-checkpoint-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights with their record.
+
+    ``training`` holds the TrainConfig, seed, hardware, software and time; ``data`` the record of the splits;
+    ``class_names`` the labels in the order of the logits; ``accuracy`` fractions in [0, 1] by part;
+    ``feature_ranges`` the least and largest feature of each share over training images, which a uint8 wire needs.
+    """
+
+    defense: str
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    image_size: int
+    class_names: tuple[str, ...]
+    data: dict[str, Any]
+    training: dict[str, Any]
+    accuracy: dict[str, float]
+    feature_ranges: tuple[tuple[float, float], ...]
+
+    def build(self) -> SplitModel:
+        """The model with these weights, ready for inference.
+
+        Raises:
+            DataError: the weights do not fit the model.
+        """
+        model = build_defense(self.defense, self.config)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise DataError(f"weights do not fit {self.defense}: {str(error).splitlines()[-1].strip()}") from error
+        return model.eval()
+
+    def require(self, defense: str, backbone: str) -> None:
+        """Refuse a checkpoint of another model than the one asked for.
+
+        Raises:
+            DataError: it is one.
+        """
+        found = (self.defense, self.config.backbone)
+        if found != (defense, backbone):
+            raise DataError(f"the checkpoint is {found[0]} ({found[1]}), not {defense} ({backbone})")
+
+    def save(self, path: Path) -> None:
+        """Write the file aside, then rename it into place."""
+        record = asdict(self)
+        record.pop("weights")
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        save_tensors(path, weights, record)
+
+
+def build_defense(defense: str, config: ModelConfig) -> SplitModel:
+    """The untrained model of a defense, from torch's current random state."""
+    cls: Any = defense_class(defense)
+    model: SplitModel = cls(config).build()
+    return model
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint that ``save`` wrote.
+
+    Raises:
+        DataError: no such file, not one of ours, of another format version, or damaged.
+    """
+    weights, record = load_tensors(path)
+    try:
+        return Checkpoint(
+            defense=record["defense"],
+            config=model_config(record["defense"], **record["config"]),
+            weights=weights,
+            image_size=record["image_size"],
+            class_names=tuple(record["class_names"]),
+            data=record["data"],
+            training=record["training"],
+            accuracy=record["accuracy"],
+            feature_ranges=tuple((low, high) for low, high in record["feature_ranges"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a model checkpoint ({error})") from error
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Tensors with a JSON record in the header, written aside, then renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata={"format": FORMAT, "record": json.dumps(record)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``save_tensors`` wrote.
+
+    Raises:
+        DataError: no such file, not one of ours, of another format version, or damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise DataError(f"{path}: not an {FORMAT} file (format: {metadata.get('format', 'none')})")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["record"])  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise DataError(f"{path}: damaged or no safetensors file ({error})") from error

@@ -1,0 +1,114 @@
+"""What every defense builds: a network cut into the part on the device and the parts in the cloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from edge_sdk.errors import ConfigError
+
+from ..models import BACKBONES
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What all defenses share: the backbone, the number of classes, and the normalisation of the input per channel.
+
+    Raises:
+        ConfigError: unknown backbone, fewer than two classes, or a standard deviation that is not positive.
+    """
+
+    backbone: str = "cnn"
+    num_classes: int = 10
+    mean: tuple[float, float, float] = CIFAR10_MEAN
+    std: tuple[float, float, float] = CIFAR10_STD
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ConfigError(f"no backbone {self.backbone!r}; available: {', '.join(sorted(BACKBONES))}")
+        if self.num_classes < 2:
+            raise ConfigError(f"num_classes must be at least 2, got {self.num_classes}")
+        if min(self.std) <= 0:
+            raise ConfigError(f"std must be positive in every channel, got {self.std}")
+
+
+class Batch(NamedTuple):
+    """``images`` ``(N, 3, H, W)`` float in [0, 1]; ``labels`` ``(N,)`` int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Objective(NamedTuple):
+    """The weighted terms of a loss, whose sum is minimised, and the logits ``(N, num_classes)`` they came from."""
+
+    terms: dict[str, Tensor]
+    logits: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(tuple(self.terms.values())).sum()
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` per channel of ``(N, 3, H, W)``."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class SplitModel(nn.Module):
+    """A cut network: ``edge`` on the device, one tail a server, and ``fusion`` on the device or None for one tail.
+
+    ``edge`` takes images ``(N, 3, H, W)`` float in [0, 1], normalisation included, and returns one tensor or, for
+    several servers, a tuple with one share each. A tail takes its share; ``fusion`` takes the list of tail outputs.
+    """
+
+    def __init__(self, edge: nn.Module, tails: list[nn.Module], fusion: nn.Module | None = None) -> None:
+        super().__init__()
+        if fusion is None and len(tails) != 1:
+            raise ConfigError(f"{len(tails)} tails need a fusion")
+        self.edge = edge
+        self.tails = nn.ModuleList(tails)
+        self.fusion = fusion
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Exactly what leaves the device for these images, one tensor a server."""
+        shares: Tensor | tuple[Tensor, ...] = self.edge(images)
+        return shares if isinstance(shares, tuple) else (shares,)
+
+    def classify(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Logits ``(N, num_classes)`` from what left the device."""
+        outputs = [tail(share) for tail, share in zip(self.tails, features, strict=True)]
+        logits: Tensor = outputs[0] if self.fusion is None else self.fusion(outputs)
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images))
+
+
+class Defense(Protocol):
+    """One class a paper: its settings, the model they give, and the loss it is trained with."""
+
+    paper: str
+    config: ModelConfig
+
+    def build(self) -> SplitModel:
+        """The untrained model, initialised from torch's current random state."""
+
+    def loss(self, model: SplitModel, batch: Batch) -> Objective:
+        """The paper's objective on one batch."""

@@ -1,0 +1,5 @@
+"""Backbones that can be cut after any block, and the attention gates that defenses put into them."""
+
+from .backbone import BACKBONES, Backbone, build_backbone
+
+__all__ = ["BACKBONES", "Backbone", "build_backbone"]

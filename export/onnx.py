@@ -1,0 +1,111 @@
+"""PyTorch modules to single-file ONNX, checked by ONNX's checker."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edge_sdk.errors import BackendError, needs_extra
+
+from .wire import Wire
+
+OPSET = 20
+"""Highest that ONNX Runtime of JetPack 6's Python 3.10 and every supported TensorRT parse."""
+
+BatchMode = Literal["static", "dynamic"]
+
+
+class EdgeGraph(nn.Module):
+    """The encoder as it ships: raw image in, wire dtype out.
+
+    Takes uint8 ``(N, H, W, 3)``; scaling to [0, 1] and the axes' order are in the graph, so the device feeds pixels.
+    """
+
+    def __init__(self, edge: nn.Module, wires: Sequence[Wire]) -> None:
+        super().__init__()
+        self.edge = edge
+        self.wires = tuple(wires)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        shares = self.edge(image.permute(0, 3, 1, 2).float() / 255)
+        shares = shares if isinstance(shares, tuple) else (shares,)
+        return tuple(wire.pack(share) for wire, share in zip(self.wires, shares, strict=True))
+
+
+class TailGraph(nn.Module):
+    """A tail as it ships: one share in its wire dtype in, float32 logits out."""
+
+    def __init__(self, tail: nn.Module, wire: Wire) -> None:
+        super().__init__()
+        self.tail = tail
+        self.wire = wire
+
+    def forward(self, share: Tensor) -> Tensor:
+        logits: Tensor = self.tail(self.wire.unpack(share))
+        return logits
+
+
+def to_onnx(
+    module: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], batch: BatchMode = "dynamic"
+) -> bytes:
+    """Export a module in inference mode.
+
+    Args:
+        module: one input tensor; one output tensor or a tuple of them.
+        example: an input of batch 2 for a dynamic batch axis, of the wanted size for a static one.
+        inputs: names.
+        outputs: names.
+        batch: whether the batch axis is open.
+
+    Returns:
+        The ONNX file's content, weights included.
+
+    Raises:
+        BackendError: the exporter or the checker refuses the module.
+    """
+    with needs_extra("export", "exporting a model"):
+        import onnx
+        import onnxscript  # noqa: F401  (what torch.onnx needs)
+
+    if module.training:
+        raise ValueError("a module in training mode would be exported with its batch statistics")
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    shapes = ({0: torch.export.Dim("batch")},) if batch == "dynamic" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own internals, nothing that a user could act on
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # torch raises many kinds, all meaning that this module cannot be exported
+            raise BackendError(f"torch.onnx.export failed: {error}") from error
+    if program is None:
+        raise BackendError("torch.onnx.export gave no program")
+    model = program.model_proto
+    opset = {entry.domain: entry.version for entry in model.opset_import}.get("")
+    if opset != OPSET:
+        raise BackendError(f"asked for ONNX opset {OPSET}, got {opset}")
+    for node in model.graph.node:  # stack traces would carry the exporting machine's paths
+        del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise BackendError(f"the exported model is not valid ONNX: {error}") from error
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

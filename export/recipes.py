@@ -1,0 +1,129 @@
+"""Whole training configurations; the papers' numbers live here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edge_sdk.errors import ConfigError
+
+from .defenses import ModelConfig, defense_class
+
+Schedule = Literal["one_cycle", "plateau"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How one model is trained; ``model`` is the settings of its defense.
+
+    Raises:
+        ConfigError: a count, rate or size that cannot be trained with.
+    """
+
+    defense: str
+    model: ModelConfig
+    recipe: str
+    epochs: int
+    batch_size: int = 128
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    amsgrad: bool = False
+    learning_rate: float
+    weight_decay: float
+    schedule: Schedule = "one_cycle"
+    crop_padding: int = 4  # pixels at 32x32, in proportion elsewhere
+    color_jitter: float = 0.0  # brightness, contrast and saturation each scaled by 1 +- this
+    precision: Precision = "float32"
+    image_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ConfigError("batch_size must be at least 2: batch normalisation needs more than one image")
+        if self.image_size < 16 or self.image_size % 16:
+            raise ConfigError(f"image_size must be a multiple of 16, got {self.image_size}")
+        if not 0 <= self.color_jitter < 1:
+            raise ConfigError(f"color_jitter must be in [0, 1), got {self.color_jitter}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+
+
+def zoo(defense: str, model: ModelConfig) -> TrainConfig:
+    """What the shipped models were trained with, the same for every defense: one cycle of AdamW."""
+    return TrainConfig(
+        defense=defense,
+        model=model,
+        recipe="zoo",
+        epochs=30,
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        precision="bfloat16",
+    )
+
+
+def siftfunnel_paper(defense: str, model: ModelConfig) -> TrainConfig:
+    """The schedule of SiftFunnel's reference implementation (arXiv 2501.00824): 300 epochs at 64x64."""
+    return TrainConfig(
+        defense=defense,
+        model=model,
+        recipe="siftfunnel-paper",
+        epochs=300,
+        optimizer="adam",
+        betas=(0.5, 0.999),
+        amsgrad=True,
+        learning_rate=0.01,
+        weight_decay=1e-3,
+        schedule="plateau",
+        crop_padding=0,
+        color_jitter=0.2,
+        image_size=64,
+    )
+
+
+RECIPES = {"zoo": zoo, "siftfunnel-paper": siftfunnel_paper}
+
+
+def recipe_config(
+    recipe: str, defense: str, settings: dict[str, object], changes: dict[str, object | None]
+) -> TrainConfig:
+    """A recipe's configuration for a defense with these settings, and these fields instead of the recipe's.
+
+    Args:
+        recipe: a key of RECIPES.
+        defense: its name.
+        settings: of the defense.
+        changes: fields of TrainConfig; None leaves the recipe's.
+
+    Raises:
+        ConfigError: no such recipe, defense or setting, or a value out of its range.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"no recipe {recipe!r}; available: {', '.join(sorted(RECIPES))}")
+    config = RECIPES[recipe](defense, model_config(defense, **settings))
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+def model_config(defense: str, **settings: object) -> ModelConfig:
+    """The settings of a defense, its own defaults where none is given.
+
+    Raises:
+        ConfigError: no such defense, a setting that it does not have, or a value that it refuses.
+    """
+    cls = defense_class(defense)
+    known = cls.Config.__dataclass_fields__
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ConfigError(f"{defense} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    for name, value in tuples.items():
+        default = known[name].default
+        if isinstance(default, bool) != isinstance(value, bool) or (
+            isinstance(default, int | float) and not isinstance(value, int | float)
+        ):
+            raise ConfigError(f"{defense}: {name} cannot be {value!r}; its default is {default!r}")
+    config: ModelConfig = cls.Config(**tuples)
+    return config

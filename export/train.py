@@ -1,0 +1,283 @@
+"""One training loop for every defense.
+
+Each epoch starts from its own seed, so that a run that was stopped after an epoch continues to the same weights, bit
+for bit on the same device and number of threads, without any random state on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edge_sdk.errors import DataError, DeviceError
+from edge_sdk.progress import track
+
+from .augment import augment
+from .checkpoint import Checkpoint, load_tensors, save_tensors
+from .data import Images, Splits
+from .defenses import Batch, SplitModel, defense_class
+from .recipes import TrainConfig
+
+STATE_FILE = "state.safetensors"
+METRICS_FILE = "metrics.jsonl"
+MODEL_FILE = "model.safetensors"
+CHECK_STEPS = 20
+"""Between looks at the loss: each look waits for the device."""
+
+
+def choose_device(name: str) -> torch.device:
+    """``cpu``, ``cuda``, or for ``auto`` the better one there is.
+
+    Raises:
+        DeviceError: CUDA was asked for and torch finds none, or no such name.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("torch finds no CUDA device; use --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def train(
+    config: TrainConfig,
+    splits: Splits,
+    out: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    report: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> Checkpoint:
+    """Train to the last epoch, measure on the test images once, and write the model to ``out``.
+
+    ``out`` gets ``state.safetensors`` (everything that a continuation needs, after every epoch), ``metrics.jsonl``
+    (a line an epoch) and at the end ``model.safetensors``.
+
+    Args:
+        config: what to train; its number of classes must be that of ``splits``.
+        splits: images at the config's size.
+        out: a folder, made if need be.
+        device: where to compute.
+        resume: continue from ``out``'s state instead of refusing to overwrite it; from the start if there is none.
+        report: called with every epoch's metrics.
+
+    Raises:
+        DataError: ``out`` holds a run already (without ``resume``), one of other settings or data (with it), or the
+            training diverged.
+    """
+    if config.model.num_classes != len(splits.class_names):
+        raise DataError(f"{config.model.num_classes} classes configured, {len(splits.class_names)} in {splits.name}")
+    run = _Run(config, splits, device)
+    state = out / STATE_FILE
+    if state.exists() and not resume:
+        raise DataError(f"{out}: holds a training run already; add --resume to continue it, or choose another --out")
+    if state.exists():
+        run.load(state)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_metrics(out / METRICS_FILE, run.history)
+    while run.epoch < config.epochs:
+        metrics = run.train_epoch()
+        run.save(state)
+        _write_metrics(out / METRICS_FILE, run.history)
+        report(metrics)
+    accuracy = {
+        "train": run.history[-1]["train_accuracy"],
+        "validation": evaluate(run.model, splits.validation, device),
+        "test": evaluate(run.model, splits.test, device),
+    }
+    checkpoint = Checkpoint(
+        defense=config.defense,
+        config=config.model,
+        weights=run.model.state_dict(),
+        image_size=config.image_size,
+        class_names=splits.class_names,
+        data=splits.record(),
+        training={**run.settings, "seconds": sum(m["seconds"] for m in run.history), **environment(device)},
+        accuracy=accuracy,
+        feature_ranges=feature_ranges(run.model, splits.train, device),
+    )
+    checkpoint.save(out / MODEL_FILE)
+    return checkpoint
+
+
+def evaluate(model: SplitModel, images: Images, device: torch.device, batch_size: int = 250) -> float:
+    """Top-1 accuracy in [0, 1], in float32 and inference mode."""
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            batch = _to_batch(images, torch.arange(start, min(start + batch_size, len(images))), device)
+            correct += int((model(batch.images).argmax(1) == batch.labels).sum())
+    return correct / len(images)
+
+
+def feature_ranges(
+    model: SplitModel, images: Images, device: torch.device, num_images: int = 2000
+) -> tuple[tuple[float, float], ...]:
+    """Least and largest feature of each share over the first images."""
+    model.eval()
+    with torch.no_grad():
+        rows = torch.arange(min(num_images, len(images)))
+        shares = [model.features(_to_batch(images, part, device).images) for part in rows.split(250)]
+    return tuple(
+        (min(s[k].min().item() for s in shares), max(s[k].max().item() for s in shares)) for k in range(len(shares[0]))
+    )
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Hardware and software that a record of a training names."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "num_threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+class _Run:
+    """Model, optimiser and schedule of one training, between two epochs."""
+
+    def __init__(self, config: TrainConfig, splits: Splits, device: torch.device) -> None:
+        self.config, self.splits, self.device = config, splits, device
+        self.settings = json.loads(json.dumps(asdict(config)))
+        self.history: list[dict[str, Any]] = []
+        torch.manual_seed(config.seed)
+        cls: Any = defense_class(config.defense)
+        self.defense = cls(config.model)
+        self.model: SplitModel = self.defense.build().to(device, memory_format=torch.channels_last)
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+        self.optimizer = optimizer(
+            self.model.parameters(),
+            config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            amsgrad=config.amsgrad,
+            fused=True,
+        )
+        self.steps = len(splits.train) // config.batch_size
+        if not self.steps:
+            raise DataError(f"{len(splits.train)} training images are fewer than one batch of {config.batch_size}")
+        self.scheduler: Any
+        if config.schedule == "one_cycle":
+            self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                self.optimizer, config.learning_rate, total_steps=self.steps * config.epochs, pct_start=0.25
+            )
+        else:
+            self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5)
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    def train_epoch(self) -> dict[str, Any]:
+        config, start = self.config, time.monotonic()
+        torch.manual_seed(_epoch_seed(config.seed, self.epoch))
+        self.model.train()
+        totals: dict[str, Tensor] = {}
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        batches = track(self._batches(), self.steps, f"epoch {self.epoch + 1} of {config.epochs}")
+        for step, batch in enumerate(batches):
+            with self._autocast():
+                objective = self.defense.loss(self.model, batch)
+            loss = objective.total
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            if config.schedule == "one_cycle":
+                self.scheduler.step()
+            correct += (objective.logits.detach().argmax(1) == batch.labels).sum()
+            for name, term in {**objective.terms, "loss": loss}.items():
+                totals[name] = totals.get(name, torch.zeros((), device=self.device)) + term.detach()
+            if step % CHECK_STEPS == 0 and not bool(torch.isfinite(totals["loss"])):
+                raise DataError(f"training diverged in epoch {self.epoch + 1}, step {step + 1}; lower --lr")
+        means = {name: total.item() / self.steps for name, total in totals.items()}
+        rate = self.optimizer.param_groups[0]["lr"]
+        if config.schedule == "plateau":
+            self.scheduler.step(means["loss"])
+        metrics = {
+            "epoch": self.epoch + 1,
+            **means,
+            "train_accuracy": correct.item() / (self.steps * config.batch_size),
+            "validation_accuracy": evaluate(self.model, self.splits.validation, self.device),
+            "learning_rate": rate,
+            "seconds": round(time.monotonic() - start, 3),
+        }
+        self.history.append(metrics)
+        return metrics
+
+    def save(self, path: Path) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        optimizer = self.optimizer.state_dict()
+        for index, state in optimizer["state"].items():
+            tensors.update({f"optimizer.{index}.{name}": tensor for name, tensor in state.items()})
+        record = {
+            "settings": self.settings,
+            "data": self.splits.record(),
+            "history": self.history,
+            "param_groups": optimizer["param_groups"],
+            "scheduler": self.scheduler.state_dict(),
+        }
+        save_tensors(path, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, record)
+
+    def load(self, path: Path) -> None:
+        tensors, record = load_tensors(path)
+        for what, mine in (("settings", self.settings), ("data", self.splits.record())):
+            theirs = record.get(what, {})
+            changed = sorted(key for key in mine if theirs.get(key) != mine[key])
+            if changed:
+                raise DataError(
+                    f"{path}: another training ({what} differ in {', '.join(changed)}); choose another --out"
+                )
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(tensors[f"model.{name}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.model.parameters())
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                index, _, key = rest.partition(".")
+                like = parameters[int(index)]
+                # The parameter's own memory layout, as in a run that was never stopped.
+                placed = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor.to(self.device)
+                state.setdefault(int(index), {})[key] = placed
+        self.optimizer.load_state_dict({"state": state, "param_groups": record["param_groups"]})
+        self.scheduler.load_state_dict(record["scheduler"])
+        self.history = record["history"]
+
+    def _batches(self) -> Iterator[Batch]:
+        order = torch.randperm(len(self.splits.train))
+        padding = self.config.crop_padding * self.config.image_size // 32
+        for step in range(self.steps):
+            rows = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
+            batch = _to_batch(self.splits.train, rows, self.device)
+            images = augment(batch.images, padding, self.config.color_jitter)
+            yield Batch(images.contiguous(memory_format=torch.channels_last), batch.labels)
+
+    def _autocast(self) -> Any:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _to_batch(images: Images, rows: Tensor, device: torch.device) -> Batch:
+    pixels = torch.from_numpy(images.pixels[rows.numpy()]).to(device)
+    labels = torch.from_numpy(images.labels[rows.numpy()]).to(device)
+    return Batch(pixels.permute(0, 3, 1, 2).float() / 255, labels)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return (seed * 1_000_003 + epoch + 1) % 2**63
+
+
+def _write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(metrics) + "\n" for metrics in history))

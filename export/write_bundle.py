@@ -1,0 +1,244 @@
+"""A trained split model to a bundle: one folder per party, checked against torch before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import edge_sdk
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import EDGE, FORMAT_VERSION, Manifest, Part, bundle_id, check_target, write_bundle
+from edge_sdk.errors import BackendError, DataError
+from edge_sdk.images import decode_image, find_images, fit_image
+
+from .checkpoint import Checkpoint, build_defense
+from .cost import count_cost
+from .defenses import BASELINE, defense_class
+from .onnx import OPSET, BatchMode, EdgeGraph, TailGraph, to_onnx
+from .recipes import model_config
+from .wire import Wire, WireDtype
+
+PARITY_IMAGES = 64
+PARITY_LIMIT = 1e-3
+"""Largest difference between torch and ONNX Runtime, in features and logits, that a float32 export may show."""
+
+
+class ParityImages(NamedTuple):
+    """uint8 ``(N, H, W, 3)`` and where they are from, for the record."""
+
+    pixels: NDArray[np.uint8]
+    source: str
+
+
+def parity_images(data: Path | None, image_size: int, seed: int = 0) -> ParityImages:
+    """Images to compare torch and ONNX on: evenly spaced ones below ``data``, else seeded uniform noise.
+
+    Raises:
+        DataError: ``data`` holds no readable image.
+    """
+    if data is None:
+        pixels = np.random.default_rng(seed).integers(0, 256, (PARITY_IMAGES, image_size, image_size, 3), np.uint8)
+        return ParityImages(pixels, f"uniform noise, seed {seed}")
+    found = find_images([data])
+    rows = np.linspace(0, len(found) - 1, min(PARITY_IMAGES, len(found))).round().astype(int)
+    images = [fit_image(decode_image(found[row].path), image_size, image_size) for row in rows]
+    return ParityImages(np.stack(images), f"{len(images)} real images of {data.name}")
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    images: ParityImages,
+    image_size: int | None = None,
+    batch: BatchMode = "dynamic",
+    wire_dtype: WireDtype = "float32",
+) -> dict[str, Any]:
+    """Export, compare with torch, and write the bundle.
+
+    Args:
+        checkpoint: what to export.
+        out: the bundle's folder, which must not exist, or be empty.
+        images: to compare on, of the exported image size.
+        image_size: height and width; the checkpoint's own by default.
+        batch: ``static`` fixes batch 1 on both sides.
+        wire_dtype: of the features that leave the device.
+
+    Returns:
+        The record of the comparison, as the manifest has it.
+
+    Raises:
+        BundleError: ``out`` exists.
+        DataError: the image size is not a multiple of 16, or uint8 is asked of a checkpoint without feature ranges.
+        BackendError: the exporter or ONNX Runtime refuses a part, or the float32 parity is worse than 1e-3.
+    """
+    check_target(out)
+    size = checkpoint.image_size if image_size is None else image_size
+    if size < 16 or size % 16:
+        raise DataError(f"image size must be a multiple of 16, got {size}")
+    model = checkpoint.build()
+    example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        shares = model.features(example.permute(0, 3, 1, 2).float())
+    wires = _wires(checkpoint, wire_dtype, len(shares))
+    edge = EdgeGraph(model.edge, wires).eval()
+    tails = [TailGraph(tail, wire).eval() for tail, wire in zip(model.tails, wires, strict=True)]
+    names = _Names.of(len(shares))
+    files: dict[str, bytes] = {"encoder": to_onnx(edge, example, ["image"], names.shares, batch)}
+    with torch.no_grad():
+        packed = edge(example)
+    for i, tail in enumerate(tails):
+        files[names.tails[i]] = to_onnx(tail, packed[i], [names.shares[i]], [names.outputs[i]], batch)
+    parity = _compare(edge, tails, files, names, images, limit=PARITY_LIMIT if wire_dtype == "float32" else None)
+    manifests, contents = _manifests(checkpoint, files, names, wires, size, batch, parity)
+    write_bundle(out, manifests, contents)
+    return parity
+
+
+class _Names(NamedTuple):
+    shares: list[str]
+    tails: list[str]
+    outputs: list[str]
+
+    @classmethod
+    def of(cls, count: int) -> _Names:
+        if count == 1:
+            return cls(["features"], ["tail"], ["logits"])
+        numbers = range(count)
+        return cls([f"share_{i}" for i in numbers], [f"tail{i}" for i in numbers], [f"logits_{i}" for i in numbers])
+
+
+def _wires(checkpoint: Checkpoint, dtype: WireDtype, count: int) -> list[Wire]:
+    if dtype != "uint8":
+        return [Wire(dtype)] * count
+    ranges = checkpoint.feature_ranges
+    if len(ranges) != count:
+        raise DataError("this checkpoint has no feature ranges, which uint8 features need; train it again")
+    return [Wire(dtype, low, high) for low, high in ranges]
+
+
+def _compare(
+    edge: EdgeGraph,
+    tails: Sequence[TailGraph],
+    files: dict[str, bytes],
+    names: _Names,
+    images: ParityImages,
+    limit: float | None,
+) -> dict[str, Any]:
+    """Largest absolute differences between torch and ONNX Runtime: features (in units as sent) and logits."""
+    features, logits = 0.0, 0.0
+    batch = 1 if _is_static(files["encoder"]) else len(images.pixels)
+    with OnnxRuntimeBackend(files["encoder"]) as encoder, torch.no_grad():
+        backends = [OnnxRuntimeBackend(files[name]) for name in names.tails]
+        for start in range(0, len(images.pixels), batch):
+            pixels = images.pixels[start : start + batch]
+            sent = encoder.run({"image": pixels})
+            for i, share in enumerate(edge(torch.from_numpy(pixels))):
+                name, output = names.shares[i], names.outputs[i]
+                features = max(features, _difference(share.numpy(), sent[name]))
+                expected = tails[i](share).numpy()
+                logits = max(logits, _difference(expected, backends[i].run({name: sent[name]})[output]))
+    record = {
+        "images": images.source,
+        "num_images": len(images.pixels),
+        "max_abs_difference": {"features": features, "logits": logits},
+        "limit": limit,
+        "between": "torch and ONNX Runtime on the CPU",
+    }
+    if limit is not None and max(features, logits) > limit:
+        raise BackendError(
+            f"the exported model differs from torch by {max(features, logits):.2e}, more than {limit:g}; nothing was "
+            "written. Report it with the model's settings"
+        )
+    return record
+
+
+def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+
+
+def _is_static(model: bytes) -> bool:
+    with OnnxRuntimeBackend(model) as backend:
+        return backend.inputs[0].shape[0] is not None
+
+
+def _manifests(
+    checkpoint: Checkpoint,
+    files: dict[str, bytes],
+    names: _Names,
+    wires: Sequence[Wire],
+    size: int,
+    batch: BatchMode,
+    parity: dict[str, Any],
+) -> tuple[dict[str, Manifest], dict[str, dict[str, bytes]]]:
+    config = {key: getattr(checkpoint.config, key) for key in checkpoint.config.__dataclass_fields__}
+    export = {
+        "edgesdk": edge_sdk.__version__,
+        "torch": str(torch.__version__),
+        "opset": OPSET,
+        "image_size": size,
+        "batch": batch,
+        "wire": [{"dtype": w.dtype, **({"low": w.low, "high": w.high} if w.dtype == "uint8" else {})} for w in wires],
+    }
+    identity = bundle_id(files, {"defense": checkpoint.defense, "config": config, "export": export})
+    common = {"format_version": FORMAT_VERSION, "bundle_id": identity, "defense": checkpoint.defense}
+    encoder = _part("encoder", EDGE, files["encoder"], "encoder.onnx")
+    local = [_part(name, f"server{i}", files[name], f"{name}.onnx") for i, name in enumerate(names.tails)]
+    remote = [Part(part.name, part.placement, part.inputs, part.outputs) for part in local]
+    contents = {EDGE: {"encoder.onnx": files["encoder"]}}
+    reference = None
+    if checkpoint.defense != BASELINE:
+        contents[EDGE]["reference.onnx"] = _undefended_encoder(checkpoint, size, batch)
+        reference = _part("reference", EDGE, contents[EDGE]["reference.onnx"], "reference.onnx")
+    manifests = {
+        EDGE: Manifest(
+            **common,
+            party=EDGE,
+            parts=(encoder, *remote),
+            config=config,
+            labels=checkpoint.class_names,
+            preprocessing={
+                "input": f"uint8 RGB (N, {size}, {size}, 3); centred crop and bicubic resize before it",
+                "in_graph": "x / 255, then (x - mean) / std per channel",
+                "mean": list(checkpoint.config.mean),
+                "std": list(checkpoint.config.std),
+            },
+            provenance={
+                "paper": defense_class(checkpoint.defense).paper,
+                "training": checkpoint.training,
+                "data": checkpoint.data,
+                "export": export,
+                "parity": parity,
+            },
+            accuracy={
+                **checkpoint.accuracy,
+                "measured_on": f"the torch checkpoint in float32, {checkpoint.data.get('name')}, top-1",
+            },
+            wire_bytes=sum(spec.bytes_per_sample for spec in encoder.outputs),
+            reference=reference,
+        ),
+    }
+    for part in local:
+        manifests[part.placement] = Manifest(**common, party=part.placement, parts=(part,))
+        contents[part.placement] = {part.file or "": files[part.name]}
+    return manifests, contents
+
+
+def _undefended_encoder(checkpoint: Checkpoint, size: int, batch: BatchMode) -> bytes:
+    """The undefended encoder at its default cut, untrained (seed 0): only its cost is compared."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shared = {"backbone": checkpoint.config.backbone, "num_classes": checkpoint.config.num_classes}
+        model = build_defense(BASELINE, model_config(BASELINE, **shared)).eval()
+    example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
+    return to_onnx(EdgeGraph(model.edge, [Wire("float32")]).eval(), example, ["image"], ["features"], batch)
+
+
+def _part(name: str, placement: str, content: bytes, file: str) -> Part:
+    with OnnxRuntimeBackend(content) as backend:
+        return Part(name, placement, backend.inputs, backend.outputs, file, count_cost(content))

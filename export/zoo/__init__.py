@@ -1,0 +1,25 @@
+"""Small trained models that ship with the package, each a folder with weights and a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_sdk.errors import ConfigError
+
+_HERE = Path(__file__).parent
+
+
+def zoo_model(defense: str, backbone: str) -> Path:
+    """The weights of the shipped model.
+
+    Raises:
+        ConfigError: none is shipped for these; the message lists those that are.
+    """
+    path = _HERE / f"{defense}-{backbone}" / "model.safetensors"
+    if not path.is_file():
+        shipped = sorted(folder.parent.name for folder in _HERE.glob("*/model.safetensors"))
+        raise ConfigError(
+            f"no model is shipped for {defense} with {backbone} (shipped: {', '.join(shipped) or 'none'}); "
+            "train one and give it to --checkpoint"
+        )
+    return path
