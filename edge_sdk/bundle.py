@@ -280,7 +280,7 @@ def _decode(path: Path, data: bytes) -> Manifest:
         if version != FORMAT_VERSION:
             raise BundleError(f"{path}: bundle format {version!r}; this edgesdk reads format {FORMAT_VERSION}")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, TensorError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, TensorError) as error:
         raise BundleError(f"{path}: {MANIFEST_FILE} is not a valid manifest ({error})") from error
     _check_graph(path, manifest)
     return manifest

@@ -139,7 +139,7 @@ def decode_request(body: bytes, header_length: str | None) -> InferRequest:
     json_part, raw = _split(body, header_length)
     try:
         header = _request_decoder.decode(json_part)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TensorError(f"the request's JSON part is not an inference request: {error}") from error
     if not header.inputs:
         raise TensorError("the request has no inputs")
@@ -155,7 +155,7 @@ def decode_response(body: bytes, header_length: str | None) -> InferResponse:
     json_part, raw = _split(body, header_length)
     try:
         header = _response_decoder.decode(json_part)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TensorError(f"the answer's JSON part is not an inference response: {error}") from error
     return InferResponse(header.model_name, _decode_tensors(header.outputs, raw), header.id, header.parameters)
 
@@ -249,23 +249,47 @@ def _from_json(tensor: Tensor, count: int, dtype: np.dtype[Any]) -> Array:
         raise TensorError(f"tensor {tensor.name!r}: neither data nor binary_data_size")
     if dtype == np.float16:
         raise TensorError(f"tensor {tensor.name!r}: FP16 has no JSON form in the protocol; send binary data")
-    if _leaves(tensor.data, 0) != count:
-        raise TensorError(f"tensor {tensor.name!r}: data does not have the {count} elements of shape {tensor.shape}")
     try:
-        given = np.array(tensor.data).reshape(tensor.shape)
-        if given.dtype.kind not in {"b": "b", "f": "fiu"}.get(dtype.kind, "iu") and count:
-            raise ValueError(f"elements that are no {tensor.datatype}")
-        with np.errstate(over="raise"):
-            array = given.astype(dtype)
-    except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
-        raise TensorError(f"tensor {tensor.name!r}: data is not {tensor.datatype} of shape {tensor.shape}") from error
-    if dtype.kind in "iu" and not np.array_equal(array, given):
-        raise TensorError(f"tensor {tensor.name!r}: a value is out of the range of {tensor.datatype}")
+        leaves = _flatten(tensor.data, tensor.shape)
+        if len(leaves) != count:
+            raise ValueError(f"it has {len(leaves)} elements")
+        if set(map(type, leaves)) - _JSON_TYPES[dtype.kind]:
+            raise ValueError("an element is of another type")
+        if (
+            dtype.kind in "iu"
+            and count
+            and not np.iinfo(dtype).min <= min(leaves) <= max(leaves) <= np.iinfo(dtype).max
+        ):
+            raise ValueError("an element is out of range")
+        with np.errstate(over="ignore"):
+            array = np.array(leaves, dtype).reshape(tensor.shape)
+        if dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no infinity: this one overflowed
+            raise ValueError("an element is out of range")
+    except (ValueError, OverflowError) as error:
+        raise TensorError(
+            f"tensor {tensor.name!r}: data is not {tensor.datatype} of shape {tensor.shape}: {error}"
+        ) from error
     return array
 
 
-def _leaves(data: list[Any], depth: int) -> int:
-    """Count before numpy sees the list, so that a ragged or very deep one cannot surprise it."""
-    if depth > MAX_RANK:
-        return -1
-    return sum(_leaves(item, depth + 1) if isinstance(item, list) else 1 for item in data)
+_JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+
+
+def _flatten(data: list[Any], shape: list[int]) -> list[Any]:
+    """The elements of a flat list, or of lists nested exactly as the shape says; the depth is bounded by its rank."""
+    if not any(isinstance(item, list) for item in data):
+        return data
+    if len(shape) < 2 or len(data) != shape[0] or not all(isinstance(item, list) for item in data):
+        raise ValueError("it is nested otherwise")
+    rest = shape[1:]
+    if len(rest) == 1:
+        if any(len(item) != rest[0] for item in data):
+            raise ValueError("it is nested otherwise")
+        return [leaf for item in data for leaf in item]
+    return [leaf for item in data for leaf in _nested(item, rest)]
+
+
+def _nested(data: list[Any], shape: list[int]) -> list[Any]:
+    if len(data) != shape[0] or (data and not isinstance(data[0], list)):
+        raise ValueError("it is nested otherwise")
+    return _flatten(data, shape)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edge_sdk.errors import DataError
 from edge_sdk.images import decode_image, find_images, fit_image
@@ -102,6 +104,33 @@ def load_splits(data: str, image_size: int, seed: int = 0) -> Splits:
     return Splits(name, class_names, *images, test=_images(test), seed=seed)
 
 
+def image_folder(data: str) -> Path:
+    """A folder of the data set's test images, in CLASS/ sub-folders; written to the cache where it is no folder yet.
+
+    Args:
+        data: as ``load_splits``; a folder without test/ stands for itself.
+
+    Raises:
+        DataError: no such data, or not in one of these forms.
+    """
+    path, files = _locate(data)
+    if files is None:
+        return path / "test" if (path / "test").is_dir() else path
+    arrays = cifar.read_files(files, data)["test"]
+    key = hashlib.sha256(arrays.images.tobytes()).hexdigest()[:16]
+    target = cache_folder() / f"{path.name.partition('.')[0]}-test-{key}"
+
+    def write(aside: Path) -> None:
+        for name in arrays.class_names:
+            (aside / name).mkdir()
+        pairs = zip(arrays.images, arrays.labels, strict=True)
+        for i, (pixels, label) in enumerate(track(pairs, len(arrays.labels), "writing test images")):
+            Image.fromarray(pixels).save(aside / arrays.class_names[label] / f"{i:05}.png")
+
+    _make_once(target, write)
+    return target
+
+
 def _boundary(keys: list[str], order: list[int], cut: int) -> int:
     """Move a cut forward past copies of the image before it: equal keys are neighbours in the order."""
     while 0 < cut < len(order) and keys[order[cut]] == keys[order[cut - 1]]:
@@ -119,16 +148,8 @@ def _images(source: _Source) -> Images:
 
 
 def _read(data: str, image_size: int) -> tuple[str, _Source, _Source | None, tuple[str, ...]]:
-    path = cifar.fetch(data, cache_folder()) if data in cifar.ARCHIVES else Path(data)
-    if not path.exists():
-        raise DataError(f"{data}: no such file or folder; expected a path or one of {', '.join(cifar.ARCHIVES)}")
-    name = data if data in cifar.ARCHIVES else path.resolve().name.partition(".")[0]
-    if path.is_file():
-        files = cifar.read_tar(path)
-        path = _unpack(path) if files is None else path
-    else:
-        names = {f.name for f in path.iterdir() if f.is_file()}
-        files = {f: (path / f).read_bytes() for f in names} if cifar.is_cifar(names) else None
+    path, files = _locate(data)
+    name = data if data in cifar.ARCHIVES else Path(data).resolve().name.partition(".")[0]
     if files is not None:
         arrays = cifar.read_files(files, data)
         sources = {part: _from_arrays(each, image_size) for part, each in arrays.items()}
@@ -136,29 +157,51 @@ def _read(data: str, image_size: int) -> tuple[str, _Source, _Source | None, tup
     return (name, *_from_folder(path, image_size))
 
 
+def _locate(data: str) -> tuple[Path, dict[str, bytes] | None]:
+    """The path of a data set, fetched or unpacked if need be; with its files if it is one of the CIFAR archives."""
+    path = cifar.fetch(data, cache_folder()) if data in cifar.ARCHIVES else Path(data)
+    if not path.exists():
+        raise DataError(f"{data}: no such file or folder; expected a path or one of {', '.join(cifar.ARCHIVES)}")
+    if path.is_file():
+        files = cifar.read_tar(path)
+        return (_unpack(path), None) if files is None else (path, files)
+    names = {f.name for f in path.iterdir() if f.is_file()}
+    return path, ({f: (path / f).read_bytes() for f in names} if cifar.is_cifar(names) else None)
+
+
 def _unpack(path: Path) -> Path:
     """A tar of an image folder, unpacked once into the cache, keyed by path, size and time of change."""
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
     target = cache_folder() / f"{path.name.partition('.')[0]}-{key}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as aside, tarfile.open(path) as tar:
+
+    def extract(aside: Path) -> None:
+        with tarfile.open(path) as tar:
             tar.extractall(aside, filter="data")
-            try:
-                Path(aside).rename(target)
-            except OSError:
-                if not target.exists():  # else another process was first
-                    raise
-            else:
-                Path(aside).mkdir()  # what TemporaryDirectory expects to remove
+
+    _make_once(target, extract)
     inner = [p for p in target.iterdir() if not p.name.startswith(".")]
     return inner[0] if len(inner) == 1 and inner[0].is_dir() else target
 
 
-def _from_arrays(arrays: cifar.Arrays, image_size: int) -> _Source:
-    from PIL import Image
+def _make_once(target: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder aside, then rename it into place; another process may have been first."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        write(aside)
+        try:
+            aside.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
+
+def _from_arrays(arrays: cifar.Arrays, image_size: int) -> _Source:
     keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in arrays.images]
     pixels = arrays.images
     if pixels.shape[1] != image_size:

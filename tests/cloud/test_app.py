@@ -1,0 +1,254 @@
+"""A real server process, spoken to over real sockets."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_sdk import oip
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.client import Client
+
+from ..conftest import EDGESDK, assert_one_line_error, edgesdk, serving
+
+FEATURES = np.random.default_rng(1).random((2, 12, 8, 8), np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(bundle):
+    with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
+        return backend.run({"features": FEATURES})["logits"]
+
+
+def test_health_and_metadata(server):
+    assert requests.get(f"{server}/v2/health/live").json() == {"live": True}
+    assert requests.get(f"{server}/v2/health/ready").json() == {"ready": True}
+    metadata = requests.get(f"{server}/v2").json()
+    assert metadata["name"] == "edgesdk"
+    assert metadata["extensions"] == ["binary_tensor_data"]
+    for path in ("tail", "tail/versions/1"):
+        assert requests.get(f"{server}/v2/models/{path}/ready").json() == {"name": "tail", "ready": True}
+        model = requests.get(f"{server}/v2/models/{path}").json()
+        assert model["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 12, 8, 8]}]
+        assert model["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
+        assert model["versions"] == ["1"]
+
+
+def test_binary_inference(server, expected):
+    with Client(server) as client:
+        outputs, timing = client.infer("tail", {"features": FEATURES}, "abc")
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
+    assert 0 <= timing.queue_ms < timing.round_trip_ms
+    assert 0 < timing.compute_ms < timing.round_trip_ms
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_json_inference(server, expected, nested):
+    data = FEATURES.tolist() if nested else FEATURES.ravel().tolist()
+    request = {"id": "7", "inputs": [{"name": "features", "shape": [2, 12, 8, 8], "datatype": "FP32", "data": data}]}
+    response = requests.post(f"{server}/v2/models/tail/infer", json=request)
+    answer = response.json()
+    assert response.headers["content-type"] == "application/json"
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("tail", "1", "7")
+    assert answer["parameters"].keys() == {"queue_us", "compute_us"}
+    (output,) = answer["outputs"]
+    assert (output["name"], output["shape"], output["datatype"]) == ("logits", [2, 10], "FP32")
+    np.testing.assert_allclose(np.reshape(output["data"], (2, 10)), expected, atol=1e-5)
+
+
+def test_the_official_triton_client_gets_the_same_logits(server, expected):
+    import tritonclient.http as triton
+
+    client = triton.InferenceServerClient(server.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tail")
+    assert client.get_model_metadata("tail")["inputs"][0]["shape"] == [-1, 12, 8, 8]
+    for binary in (True, False):
+        tensor = triton.InferInput("features", [2, 12, 8, 8], "FP32")
+        tensor.set_data_from_numpy(FEATURES, binary_data=binary)
+        wanted = triton.InferRequestedOutput("logits", binary_data=binary)
+        result = client.infer("tail", [tensor], outputs=[wanted], request_id="t")
+        np.testing.assert_allclose(result.as_numpy("logits"), expected, atol=1e-5)
+        assert result.get_response()["id"] == "t"
+    with pytest.raises(triton.InferenceServerException, match="no model 'other' here"):
+        client.infer("other", [tensor])
+    client.close()
+
+
+def _tensor(**changes) -> dict:
+    return {"name": "features", "shape": [1, 12, 8, 8], "datatype": "FP32", "data": [0.0] * 768, **changes}
+
+
+def _request(*tensors, **fields) -> bytes:
+    return json.dumps({"inputs": list(tensors), **fields}).encode()
+
+
+NAN = np.full((1, 12, 8, 8), np.nan, np.float32)
+BINARY = {"name": "features", "shape": [1, 12, 8, 8], "datatype": "FP32"}
+BAD = {
+    "wrong name": (_request(_tensor(name="image")), {}, 400, "expected tensors ['features'], got ['image']"),
+    "one more input": (_request(_tensor(), _tensor(name="x")), {}, 400, "expected tensors"),
+    "wrong dtype": (_request(_tensor(datatype="FP64")), {}, 400, "expected dtype FP32, got FP64"),
+    "wrong rank": (_request(_tensor(shape=[768])), {}, 400, "expected shape [-1, 12, 8, 8], got [768]"),
+    "wrong size": (_request(_tensor(shape=[1, 12, 64, 1])), {}, 400, "got [1, 12, 64, 1]"),
+    "empty batch": (_request(_tensor(shape=[0, 12, 8, 8], data=[])), {}, 400, "empty"),
+    "unknown output": (_request(_tensor(), outputs=[{"name": "y"}]), {}, 400, "there are ['logits']"),
+    "no output": (_request(_tensor(), outputs=[]), {}, 400, "outputs []"),
+    "same output twice": (_request(_tensor(), outputs=[{"name": "logits"}] * 2), {}, 400, "once"),
+    "no JSON": (b"hello", {}, 400, "not an inference request"),
+    "empty": (b"", {}, 400, "not an inference request"),
+    "not UTF-8": (b"\xff\xfe", {}, 400, "not an inference request"),
+    "header length": (b"{}", {"Inference-Header-Content-Length": "x"}, 400, "expected an integer"),
+    "gzip": (b"\x1f\x8b", {"Content-Encoding": "gzip"}, 415, "'gzip' is not spoken"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_gets_one_clear_line(server, case):
+    body, headers, status, words = BAD[case]
+    response = requests.post(f"{server}/v2/models/tail/infer", data=body, headers=headers)
+    assert response.status_code == status
+    assert list(response.json()) == ["error"]
+    assert words in response.json()["error"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_get_400(server, value):
+    headers, chunks = oip.encode_request({"features": np.full((1, 12, 8, 8), value, np.float32)})
+    response = requests.post(f"{server}/v2/models/tail/infer", data=b"".join(chunks), headers=headers)
+    assert response.status_code == 400
+    assert "not finite" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v2/nothing", 404),
+        ("GET", "/v2/models/other", 404),
+        ("POST", "/v2/models/other/infer", 404),
+        ("GET", "/v2/models/tail/versions/2", 404),
+        ("POST", "/v2/models/tail/versions/x/infer", 404),
+        ("GET", "/v2/models/tail/infer", 405),
+        ("POST", "/v2/health/live", 405),
+        ("DELETE", "/v2/models/tail", 405),
+        ("GET", "/v2/models/%00%ff", 404),
+        ("GET", "/v2/models/" + "a" * 3000, 404),
+    ],
+)
+def test_a_wrong_path_or_verb_is_an_error_of_the_protocols_shape(server, method, path, status):
+    response = requests.request(method, server + path)
+    assert response.status_code == status
+    assert list(response.json()) == ["error"]
+    assert len(response.text) < 400
+
+
+def test_too_long_a_body_gets_413_stated_or_not(bundle):
+    with serving(bundle / "server0", "--max-body-mib", "1") as (url, _):
+        infer = f"{url}/v2/models/tail/infer"
+        body = bytes(2**20 + 1)
+        assert requests.post(infer, data=body).status_code == 413
+        chunked = requests.post(infer, data=iter([body[: 2**19]] * 3))
+        assert chunked.status_code == 413
+        assert "longer than 1048576" in chunked.json()["error"]
+        assert requests.get(f"{url}/v2/health/live").status_code == 200
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.one_of(
+        st.binary(max_size=300),
+        st.builds(
+            lambda tensor: _request(tensor),
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "name": st.one_of(st.just("features"), st.text(max_size=4)),
+                    "shape": st.lists(st.integers(-2, 2**33), max_size=5),
+                    "datatype": st.sampled_from(["FP32", "FP16", "INT64", "BYTES", "", "fp32"]),
+                    "data": st.lists(
+                        st.one_of(st.integers(), st.floats(allow_nan=False), st.text(max_size=2)), max_size=9
+                    ),
+                    "parameters": st.dictionaries(st.just("binary_data_size"), st.integers(-1, 99)),
+                },
+            ),
+        ),
+    ),
+    length=st.one_of(st.none(), st.integers(-1, 400)),
+)
+def test_no_body_brings_a_500(server, body, length):
+    headers = {} if length is None else {"Inference-Header-Content-Length": str(length)}
+    response = requests.post(f"{server}/v2/models/tail/infer", data=body, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]
+
+
+def test_a_body_cut_off_does_not_hurt_the_server(server):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(b"POST /v2/models/tail/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    assert requests.get(f"{server}/v2/health/ready").status_code == 200
+
+
+def test_many_clients_get_their_own_answers(server, expected):
+    failures = []
+
+    def ask(row: int) -> None:
+        with Client(server) as client:
+            for k in range(20):
+                outputs, _ = client.infer("tail", {"features": FEATURES[row : row + 1]}, f"{row}-{k}")
+                if not np.allclose(outputs["logits"], expected[row : row + 1], atol=1e-5):
+                    failures.append(row)
+
+    threads = [threading.Thread(target=ask, args=(i % 2,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_server(bundle, number):
+    with serving(bundle / "server0") as (url, process):
+        results = []
+        big = np.random.default_rng(0).random((512, 12, 8, 8), np.float32)
+
+        def ask() -> None:
+            with Client(url, timeout_s=30, retries=0) as client:
+                results.append(client.infer("tail", {"features": big})[0]["logits"].shape)
+
+        with Client(url) as client:
+            client.infer("tail", {"features": FEATURES})
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.15)  # accepted, and still running
+        process.send_signal(number)
+        thread.join()
+        assert results == [(512, 10)]
+        assert process.wait(20) == 0
+
+
+def test_what_cannot_be_served_is_one_line(bundle, tmp_path, server):
+    port = server.rpartition(":")[2]
+    assert_one_line_error(edgesdk("serve", bundle / "edge", "--port", "0"), "folder of edge")
+    assert_one_line_error(edgesdk("serve", tmp_path, "--port", "0"), "no manifest.json")
+    assert_one_line_error(edgesdk("serve", bundle / "server0", "--port", port), "cannot listen", "in use")
+    assert_one_line_error(edgesdk("serve", bundle / "server0", "--host", "192.0.2.1", "--port", "0"), "cannot listen")
+
+
+def test_it_listens_on_this_machine_alone_by_default(bundle):
+    with serving(bundle / "server0") as (url, _):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    done = subprocess.run([*EDGESDK, "serve", "--help"], capture_output=True, text=True, check=True)
+    assert "127.0.0.1" in done.stdout

@@ -1,0 +1,156 @@
+"""Real images, real bundles and real server processes for the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10.tar.xz"
+EDGESDK = [sys.executable, "-c", "from edge_sdk.cli import main; main()"]
+
+
+def edgesdk(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    done = subprocess.run(
+        [*EDGESDK, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=110,
+        check=False,
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit status 1, nothing on standard output, and one line that names what is wrong."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("edgesdk: ")
+    assert done.stdout == ""
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="session")
+def cifar_archive() -> Path:
+    """The CIFAR-10 images as an archive of a folder."""
+    if not ARCHIVE.exists():
+        pytest.skip(f"needs the CIFAR-10 images at {ARCHIVE.relative_to(ROOT.parent)}")
+    return ARCHIVE
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real images: 40 train and 10 test of each class; of CIFAR-10, or cut from photographs elsewhere."""
+    target = tmp_path_factory.mktemp("images")
+    if ARCHIVE.exists():
+        with tarfile.open(ARCHIVE) as tar:
+            for member in tar:
+                number = re.search(r"(\d+)\.jpg$", member.name)
+                if number and int(number.group(1)) < (40 if "/train/" in member.name else 10):
+                    tar.extract(member, target, filter="data")
+        return target / "cifar10"
+    import skimage.data
+
+    random = np.random.default_rng(0)
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        photograph = getattr(skimage.data, name)()
+        for part, count in (("train", 40), ("test", 10)):
+            folder = target / "photographs" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                y, x = (random.integers(0, size - 64) for size in photograph.shape[:2])
+                Image.fromarray(photograph[y : y + 64, x : x + 64]).save(folder / f"{i:04}.png")
+    return target / "photographs"
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., object]:
+    """Builds a checkpoint of an untrained model: seeded weights, batch statistics of noise."""
+
+    def make(defense: str, backbone: str = "cnn", **settings: object) -> object:
+        import torch
+
+        from export.checkpoint import Checkpoint, build_defense
+        from export.recipes import model_config
+
+        torch.manual_seed(0)
+        config = model_config(defense, backbone=backbone, **settings)
+        model = build_defense(defense, config).train()
+        with torch.no_grad():
+            for _ in range(3):
+                model(torch.rand(8, 3, 32, 32))
+            features = model.eval().features(torch.rand(8, 3, 32, 32))
+        names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+        return Checkpoint(
+            defense=defense,
+            config=config,
+            weights=model.state_dict(),
+            image_size=32,
+            class_names=names[: config.num_classes],
+            data={"name": "noise"},
+            training={"seed": 0},
+            accuracy={"test": 0.1},
+            feature_ranges=tuple((z.min().item(), z.max().item()) for z in features),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., object]) -> Path:
+    """A float32 bundle of an untrained SiftFunnel."""
+    return _export(tmp_path_factory, make_checkpoint("siftfunnel"))
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., object]) -> Path:
+    """A float32 bundle of another model, whose tail takes other features."""
+    return _export(tmp_path_factory, make_checkpoint("none"))
+
+
+def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object) -> Path:
+    from export.write_bundle import export_bundle, parity_images
+
+    out = tmp_path_factory.mktemp("bundle") / "b"
+    export_bundle(checkpoint, out, images=parity_images(None, 32))  # type: ignore[arg-type]
+    return out
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server process on a free port of this machine: its address and the process."""
+    process = subprocess.Popen(
+        [*EDGESDK, "serve", str(folder), "--port", "0", *options], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + process.stderr.read()
+        yield found.group(), process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def server(bundle: Path) -> Iterator[str]:
+    """The address of a server of ``bundle``'s tail."""
+    with serving(bundle / "server0") as (url, _):
+        yield url

@@ -1,0 +1,169 @@
+import hashlib
+import json
+import shutil
+
+import msgspec
+import pytest
+
+from edge_sdk.bundle import Manifest, bundle_id, open_party, parties, write_bundle
+from edge_sdk.errors import BundleError
+
+
+@pytest.fixture
+def edge(bundle, tmp_path):
+    return shutil.copytree(bundle / "edge", tmp_path / "edge")
+
+
+def _rewrite(folder, change):
+    """Change the manifest and make the sums fit again: only the check of its content is left to refuse it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    names = [line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(names)]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def test_each_party_has_its_own_parts_and_nothing_of_the_others(bundle):
+    edge, server = open_party(bundle / "edge", "edge"), open_party(bundle / "server0", "server")
+    assert sorted(p.name for p in (bundle / "edge").iterdir()) == [
+        "SHA256SUMS", "encoder.onnx", "manifest.json", "reference.onnx",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (bundle / "server0").iterdir()) == ["SHA256SUMS", "manifest.json", "tail.onnx"]
+    assert edge.manifest.bundle_id == server.manifest.bundle_id
+    assert edge.manifest.part("tail").file is None
+    assert edge.manifest.part("tail").cost is None
+    assert [part.name for part in server.manifest.parts] == ["tail"]
+    text = (bundle / "server0" / "manifest.json").read_text()
+    assert "encoder" not in text
+    assert server.manifest.config == {}
+
+
+def test_no_weight_of_one_party_is_in_the_other(bundle):
+    import onnx
+    from onnx import numpy_helper
+
+    def weights(path):
+        tensors = onnx.load(path).graph.initializer
+        return {numpy_helper.to_array(t).tobytes() for t in tensors if len(t.dims) == 4}
+
+    encoder, tail = weights(bundle / "edge" / "encoder.onnx"), weights(bundle / "server0" / "tail.onnx")
+    assert len(encoder) > 10
+    assert len(tail) >= 4
+    assert not encoder & tail
+
+
+@pytest.mark.parametrize("party", ["edge", "server0"])
+def test_one_flipped_byte_anywhere_is_refused(bundle, tmp_path, party):
+    folder = shutil.copytree(bundle / party, tmp_path / party)
+    for path in sorted(folder.iterdir()):
+        original = path.read_bytes()
+        for position in {0, 1, len(original) // 3, len(original) // 2, len(original) - 1}:
+            for flip in (0x01, 0x20, 0xFF):
+                damaged = bytearray(original)
+                damaged[position] ^= flip
+                path.write_bytes(damaged)
+                with pytest.raises(BundleError, match=r"altered|damaged|missing|not list"):
+                    open_party(folder)
+        path.write_bytes(original)
+    open_party(folder)
+
+
+def test_every_byte_of_the_sums_counts(edge):
+    sums = edge / "SHA256SUMS"
+    original = sums.read_bytes()
+    for position in range(len(original)):
+        damaged = bytearray(original)
+        damaged[position] ^= 0x01
+        sums.write_bytes(damaged)
+        with pytest.raises(BundleError):
+            open_party(edge)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "manifest.json", "SHA256SUMS", "reference.onnx"])
+def test_a_truncated_or_missing_file_is_refused(edge, name):
+    path = edge / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError):
+        open_party(edge)
+    path.write_bytes(b"")
+    with pytest.raises(BundleError):
+        open_party(edge)
+    path.unlink()
+    with pytest.raises(BundleError):
+        open_party(edge)
+
+
+def _set(**fields):
+    return lambda manifest: manifest.update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set(format_version=2), "this edgesdk reads format 1"),
+        (lambda m: m.pop("bundle_id"), "bundle_id"),
+        (_set(surprise=1), "surprise"),
+        (_set(parts=[]), "0 parts"),
+        (_set(parts={}), "parts"),
+        (lambda m: m["parts"][0].update(file="../encoder.onnx"), "not a plain file name"),
+        (lambda m: m["parts"][0].update(file="other.onnx"), "does not list other.onnx"),
+        (lambda m: m["parts"][0].update(file=None), "runs on edge; its file is None"),
+        (lambda m: m["parts"][1].update(file="tail.onnx"), "runs on server0"),
+        (lambda m: m["parts"][0]["inputs"][0].update(dtype="BYTES"), "BYTES"),
+        (lambda m: m["parts"][0]["inputs"][0].update(shape=[None, None, 32, 3]), "first axis only"),
+        (lambda m: m["parts"][1]["inputs"][0].update(name="other"), "no part before it gives"),
+        (lambda m: m["parts"][1]["outputs"][0].update(name="features"), "given twice"),
+        (lambda m: m["parts"][1].update(name="encoder"), "a name of its own"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(edge, change, words):
+    _rewrite(edge, change)
+    with pytest.raises(BundleError) as caught:
+        open_party(edge)
+    assert words in str(caught.value)
+
+
+def test_the_wrong_folder_says_which_is_right(bundle, tmp_path):
+    with pytest.raises(BundleError, match="no such folder"):
+        open_party(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"did you mean .*edge"):
+        open_party(bundle)
+    with pytest.raises(BundleError, match="folder of server0; a folder for edge is needed"):
+        open_party(bundle / "server0", "edge")
+    with pytest.raises(BundleError, match="folder of edge; a folder for server is needed"):
+        open_party(bundle / "edge", "server")
+    with pytest.raises(BundleError, match="no bundle here"):
+        parties(tmp_path)
+
+
+def test_parties_come_edge_first(bundle):
+    assert [p.name for p in parties(bundle)] == ["edge", "server0"]
+    assert parties(bundle / "server0") == [bundle / "server0"]
+
+
+def test_nothing_is_written_over_anything_and_nothing_half(bundle, tmp_path):
+    edge = open_party(bundle / "edge")
+    files = {"edge": {name: data for name, data in edge.files.items() if name.endswith(".onnx")}}
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "precious").touch()
+    with pytest.raises(BundleError, match="exists already"):
+        write_bundle(target, {"edge": edge.manifest}, files)
+    broken = msgspec.structs.replace(edge.manifest, parts=())
+    with pytest.raises(BundleError):
+        write_bundle(tmp_path / "new", {"edge": broken}, files)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    write_bundle(tmp_path / "new", {"edge": edge.manifest}, files)
+    assert open_party(tmp_path / "new" / "edge").manifest == edge.manifest
+
+
+def test_a_manifest_survives_json(bundle):
+    manifest = open_party(bundle / "edge").manifest
+    assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
+
+
+def test_the_id_depends_on_every_part_and_setting():
+    one = bundle_id({"a": b"x", "b": b"y"}, {"k": 1})
+    assert one == bundle_id({"b": b"y", "a": b"x"}, {"k": 1})
+    assert len({one, bundle_id({"a": b"x", "b": b"z"}, {"k": 1}), bundle_id({"a": b"x", "b": b"y"}, {"k": 2})}) == 3

@@ -1,0 +1,182 @@
+"""The client against real sockets that answer what a broken or busy server would."""
+
+import json
+import re
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from edge_sdk.client import Client
+from edge_sdk.errors import RemoteError, RemoteRejected, RemoteTimeout
+
+X = {"x": np.ones((1, 2), np.float32)}
+
+
+def _http(status: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def _good(request_id: str) -> bytes:
+    header = json.dumps(
+        {
+            "model_name": "m",
+            "id": request_id,
+            "parameters": {"queue_us": 1500, "compute_us": 2500},
+            "outputs": [{"name": "y", "shape": [1, 1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}],
+        }
+    ).encode()
+    return _http("200 OK", header + np.float32(7).tobytes(), f"Inference-Header-Content-Length: {len(header)}")
+
+
+def _read_request(connection) -> bytes:
+    """One whole request; empty where the client has closed."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (more := connection.recv(65536)):
+            return b""
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", head)
+    while length and len(body) < int(length.group(1)):
+        body += connection.recv(65536)
+    return head + body
+
+
+@contextmanager
+def answering(*answers):
+    """A server that gives these answers in turn, one a request; None drops the connection, a number sleeps first."""
+    seen = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        left = list(answers)
+        while left:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                while left and (request := _read_request(connection)):
+                    seen.append(request)
+                    answer = left.pop(0)
+                    if isinstance(answer, float):
+                        time.sleep(answer)
+                        break
+                    if answer is None:
+                        break
+                    connection.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        listener.close()
+        thread.join(5)
+
+
+def test_an_answer_and_its_timing():
+    with answering(_good("r")) as (url, _), Client(url) as client:
+        outputs, timing = client.infer("m", X, "r")
+    assert outputs["y"].tolist() == [[7.0]]
+    assert (timing.queue_ms, timing.compute_ms) == (1.5, 2.5)
+    assert timing.round_trip_ms > 0
+
+
+def test_the_connection_is_kept():
+    with answering(_good(""), _good("")) as (url, seen), Client(url) as client:
+        client.infer("m", X)
+        client.infer("m", X)
+    assert len(seen) == 2  # on one connection: the server would wait for the second request on the first
+
+
+@pytest.mark.parametrize("first", [None, _http("503 Service Unavailable", b'{"error": "warming up"}')])
+def test_a_dropped_connection_and_503_are_tried_again(first):
+    with answering(first, first, _good("")) as (url, seen), Client(url) as client:
+        began = time.monotonic()
+        client.infer("m", X)
+    assert len(seen) == 3
+    assert 0.3 <= time.monotonic() - began < 3  # pauses of 0.1 and 0.2 s
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "404 Not Found", "429 Too Many Requests", "500 Internal"])
+def test_no_other_answer_is_tried_again(status):
+    with answering(_http(status, b'{"error": "because"}'), _good("")) as (url, seen), Client(url) as client:
+        with pytest.raises(RemoteRejected, match=f"answered {status[:3]}: because") as caught:
+            client.infer("m", X)
+        assert caught.value.status == int(status[:3])
+    assert len(seen) == 1
+
+
+def test_a_server_that_stays_busy_is_reported():
+    busy = _http("503 Service Unavailable", b'{"error": "full"}')
+    with answering(*[busy] * 4) as (url, seen), Client(url) as client, pytest.raises(RemoteRejected, match="503: full"):
+        client.infer("m", X)
+    assert len(seen) == 4
+
+
+def test_no_server_is_a_clear_error():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with (
+        Client(f"http://127.0.0.1:{port}", retries=1) as client,
+        pytest.raises(RemoteError, match=r"no connection in 2 tries .*refused.*is the server running"),
+    ):
+        client.infer("m", X)
+
+
+def test_a_silent_server_times_out():
+    with answering(2.0) as (url, _), Client(url, timeout_s=0.3) as client:
+        began = time.monotonic()
+        with pytest.raises(RemoteTimeout, match=r"within 0\.3 s"):
+            client.infer("m", X)
+        assert time.monotonic() - began < 1.5
+
+
+def test_retries_end_with_the_timeout():
+    busy = _http("503 Service Unavailable", b"{}")
+    with answering(*[busy] * 20) as (url, _), Client(url, timeout_s=0.5, retries=20) as client:
+        began = time.monotonic()
+        with pytest.raises(RemoteRejected):
+            client.infer("m", X)
+        assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (_http("200 OK", b"garbage"), "not an inference response"),
+        (_http("200 OK", b"{}"), "not an inference response"),
+        (_http("200 OK", b'{"model_name": "m", "outputs": []}'), "for request '', not 'mine'"),
+        (_http("200 OK", b"{}xxxx", "Inference-Header-Content-Length: 99"), "expected an integer from 1"),
+        (_http("301 Moved", b"", "Location: http://127.0.0.1:1/"), "answered 301"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(answer, words):
+    with answering(answer) as (url, _), Client(url) as client, pytest.raises(RemoteError) as caught:
+        client.infer("m", X, "mine")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "ftp://host", "http://", "http://host:99999", "http://h:0", "//h"]
+)
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(RemoteError, match="not a server address"):
+        Client(url)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"x", b'"m"'])
+def test_metadata_that_is_none_is_refused(body):
+    with (
+        answering(_http("200 OK", body)) as (url, _),
+        Client(url) as client,
+        pytest.raises(RemoteError, match="metadata is not"),
+    ):
+        client.metadata("m")
