@@ -75,10 +75,9 @@ def train(
     """
     if config.model.num_classes != len(splits.class_names):
         raise DataError(f"{config.model.num_classes} classes configured, {len(splits.class_names)} in {splits.name}")
+    check_out(out, resume)
     run = _Run(config, splits, device)
     state = out / STATE_FILE
-    if state.exists() and not resume:
-        raise DataError(f"{out}: holds a training run already; add --resume to continue it, or choose another --out")
     if state.exists():
         run.load(state)
     out.mkdir(parents=True, exist_ok=True)
@@ -106,6 +105,18 @@ def train(
     )
     checkpoint.save(out / MODEL_FILE)
     return checkpoint
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Refuse to train over another run.
+
+    Raises:
+        DataError: ``out`` holds a training run and ``resume`` is not asked for, or is no folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; --out needs a folder")
+    if (out / STATE_FILE).exists() and not resume:
+        raise DataError(f"{out}: holds a training run already; add --resume to continue it, or choose another --out")
 
 
 def evaluate(model: SplitModel, images: Images, device: torch.device, batch_size: int = 250) -> float:
@@ -234,9 +245,7 @@ class _Run:
             theirs = record.get(what, {})
             changed = sorted(key for key in mine if theirs.get(key) != mine[key])
             if changed:
-                raise DataError(
-                    f"{path}: another training ({what} differ in {', '.join(changed)}); choose another --out"
-                )
+                raise DataError(f"{path}: another training ({what} differ: {', '.join(changed)}); choose another --out")
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(tensors[f"model.{name}"])

@@ -39,7 +39,7 @@ def train(
 
         from export.data import load_splits
         from export.recipes import recipe_config
-        from export.train import choose_device
+        from export.train import check_out, choose_device
         from export.train import train as run_training
     settings = dict(_setting(text) for text in setting)
     if split is not None:
@@ -57,6 +57,7 @@ def train(
     # Checked once before the images are read, and again with their number of classes.
     config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
     chosen = choose_device(device)
+    check_out(out, resume)
     splits = load_splits(data, config.image_size, split_seed)
     config = recipe_config(
         recipe, defense, {"backbone": backbone, "num_classes": len(splits.class_names), **settings}, changes

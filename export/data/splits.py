@@ -176,8 +176,11 @@ def _unpack(path: Path) -> Path:
     target = cache_folder() / f"{path.name.partition('.')[0]}-{key}"
 
     def extract(aside: Path) -> None:
-        with tarfile.open(path) as tar:
-            tar.extractall(aside, filter="data")
+        try:
+            with tarfile.open(path) as tar:
+                tar.extractall(aside, filter="data")
+        except (tarfile.TarError, EOFError) as error:
+            raise DataError(f"{path}: cannot be unpacked ({error})") from error
 
     _make_once(target, extract)
     inner = [p for p in target.iterdir() if not p.name.startswith(".")]

@@ -35,10 +35,9 @@ def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
         z: ``(N, ...)``, the same N.
     """
     a, b = _centred_distances(x.flatten(1)), _centred_distances(z.flatten(1))
-    covariance = (a * b).mean()
-    variances = (a * a).mean() * (b * b).mean()
-    # Both clamps keep the square roots differentiable where a batch is constant: the correlation is then 0.
-    return (covariance.clamp_min(1e-12) / variances.clamp_min(1e-24).sqrt()).sqrt()
+    squared = (a * b).mean() / ((a * a).mean() * (b * b).mean() + 1e-24).sqrt()
+    # The floor keeps the root differentiable where a batch is constant: the correlation is then 1e-4, in place of 0.
+    return squared.clamp_min(1e-8).sqrt()
 
 
 def _centred_distances(x: Tensor) -> Tensor:

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edge_sdk.errors import DataError
+from export.checkpoint import FORMAT, load_checkpoint, load_tensors
+
+
+def test_a_checkpoint_survives_the_disk(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint("siftfunnel", funnel_pool=False, beta=1.5)
+    checkpoint.save(tmp_path / "a" / "model.safetensors")
+    loaded = load_checkpoint(tmp_path / "a" / "model.safetensors")
+    assert loaded.config == checkpoint.config
+    assert loaded.feature_ranges == checkpoint.feature_ranges
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded.build()(x), checkpoint.build()(x))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["model.safetensors"]
+
+
+def _save(path, record, tensors=None, form=FORMAT):
+    save_file(tensors or {"x": torch.zeros(1)}, path, metadata={"format": form, "record": json.dumps(record)})
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda p: None, "no such checkpoint"),
+        (lambda p: p.write_bytes(b""), "damaged or no safetensors file"),
+        (lambda p: p.write_bytes(b"\x80\x04K\x01."), "damaged or no safetensors file"),
+        (lambda p: save_file({"x": torch.zeros(1)}, p), "not an edgesdk-checkpoint-1 file"),
+        (lambda p: _save(p, {}, form="edgesdk-checkpoint-9"), "format: edgesdk-checkpoint-9"),
+        (lambda p: _save(p, {}), "not a model checkpoint"),
+        (lambda p: _save(p, {"defense": "magic", "config": {}}), "no defense 'magic'"),
+        (lambda p: _save(p, {"defense": "none", "config": {"no": 1}}), "no setting no"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, write, words):
+    path = tmp_path / "model.safetensors"
+    write(path)
+    with pytest.raises(DataError, match=words):
+        load_checkpoint(path)
+
+
+def test_a_truncated_checkpoint_is_refused(make_checkpoint, tmp_path):
+    path = tmp_path / "model.safetensors"
+    make_checkpoint("none").save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_weights_of_another_model_are_refused(make_checkpoint, tmp_path):
+    path = tmp_path / "model.safetensors"
+    make_checkpoint("none").save(path)
+    tensors, record = load_tensors(path)
+    _save(path, {**record, "config": {**record["config"], "num_classes": 5}}, tensors)
+    with pytest.raises(DataError, match="weights do not fit none"):
+        load_checkpoint(path).build()
+    with pytest.raises(DataError, match="the checkpoint is none"):
+        load_checkpoint(path).require("siftfunnel", "cnn")

@@ -1,0 +1,167 @@
+import pytest
+import torch
+
+from edge_sdk.errors import ConfigError
+from export.checkpoint import build_defense
+from export.defenses import DEFENSES, Batch, defense_class
+from export.models import BACKBONES, build_backbone
+from export.recipes import model_config, recipe_config
+
+FEATURES = {  # channels, and the image's side over the features', as the table of the paper's reference has them
+    ("siftfunnel", "cnn"): (12, 4),
+    ("siftfunnel", "resnet18"): (6, 2),
+    ("siftfunnel", "vgg16"): (4, 4),
+    ("none", "cnn"): (128, 4),
+    ("none", "resnet18"): (128, 2),
+    ("none", "vgg16"): (128, 4),
+}
+
+
+@pytest.mark.parametrize("size", [16, 48])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_features_and_logits_have_the_stated_shapes(defense, backbone, size):
+    model = build_defense(defense, model_config(defense, backbone=backbone, num_classes=7)).eval()
+    channels, down = FEATURES[defense, backbone]
+    with torch.no_grad():
+        features = model.features(torch.rand(2, 3, size, size))
+        logits = model.classify(features)
+    assert [tuple(z.shape) for z in features] == [(2, channels, size // down, size // down)]
+    assert logits.shape == (2, 7)
+
+
+def _convolutions(module):
+    return [
+        (m.in_channels, m.out_channels, m.kernel_size[0]) for m in module.modules() if isinstance(m, torch.nn.Conv2d)
+    ]
+
+
+GATE = (2, 1, 7)
+
+
+def test_the_cnn_funnel_is_the_papers_layer_by_layer():
+    model = build_defense("siftfunnel", model_config("siftfunnel"))
+    assert _convolutions(model.edge) == [
+        (3, 64, 3),
+        *((64, 2, 1), (2, 64, 1)),  # squeeze-excitation 32
+        *[GATE] * 3,  # triplet attention
+        *((64, 16, 1), (16, 12, 1)),
+        *((12, 12, 3), (12, 12, 1), (12, 12, 3), (12, 12, 5)),
+        *((12, 3, 1), (3, 12, 1)),  # squeeze-excitation 4
+        *((12, 2, 1), (2, 12, 1), GATE),  # CBAM 6
+    ]
+    assert _convolutions(model.tails[0]) == [(12, 128, 3), (128, 128, 3), *[GATE] * 3, (128, 256, 3), (256, 256, 3)]
+
+
+def test_the_resnet_and_vgg_funnels_are_the_papers():
+    resnet = _convolutions(build_defense("siftfunnel", model_config("siftfunnel", backbone="resnet18")).edge)
+    assert resnet == [
+        (3, 64, 3), (64, 4, 1), (4, 64, 1), *[GATE] * 3, (64, 128, 3), (128, 128, 3), (128, 4, 1), (4, 128, 1),
+        *[GATE] * 3, (128, 32, 1), (32, 6, 1), (6, 6, 3), (6, 6, 1), (6, 6, 3), (6, 6, 5), (6, 2, 1), (2, 6, 1),
+        (6, 2, 1), (2, 6, 1), GATE,
+    ]  # fmt: skip
+    vgg = _convolutions(build_defense("siftfunnel", model_config("siftfunnel", backbone="vgg16")).edge)
+    assert vgg == [
+        (3, 64, 3), (64, 64, 3), (64, 4, 1), (4, 64, 1), *[GATE] * 3, (64, 128, 3), (128, 128, 3), (128, 4, 1),
+        (4, 128, 1), *[GATE] * 3, (128, 32, 3), (32, 4, 1), (4, 4, 3), (4, 4, 1), (4, 4, 3), (4, 4, 5), (4, 1, 1),
+        (1, 4, 1), (4, 1, 1), (1, 4, 1), GATE,
+    ]  # fmt: skip
+
+
+def test_without_the_funnels_pooling_the_features_are_twice_as_high_and_wide():
+    model = build_defense("siftfunnel", model_config("siftfunnel", funnel_pool=False)).eval()
+    (z,) = model.features(torch.rand(2, 3, 32, 32))
+    assert z.shape == (2, 12, 16, 16)
+    assert model.classify((z,)).shape == (2, 10)
+
+
+def test_features_are_not_negative():
+    model = build_defense("siftfunnel", model_config("siftfunnel")).eval()
+    assert model.features(torch.rand(4, 3, 32, 32))[0].min() >= 0
+
+
+@pytest.mark.parametrize(("backbone", "blocks"), [("cnn", 4), ("resnet18", 5), ("vgg16", 5)])
+def test_the_undefended_model_is_the_same_network_wherever_it_is_cut(backbone, blocks):
+    x = torch.rand(2, 3, 32, 32)
+    torch.manual_seed(0)
+    whole = build_backbone(backbone, 10)
+    assert len(whole.blocks) == blocks
+    logits = []
+    for split in range(1, blocks + 1):
+        torch.manual_seed(0)
+        model = build_defense("none", model_config("none", backbone=backbone, split=split)).eval()
+        logits.append(model(x))
+        assert len(model.edge) == split + 1  # and the normalisation
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0])
+
+
+def test_the_objective_is_the_weighted_sum_of_its_terms():
+    torch.manual_seed(0)
+    batch = Batch(torch.rand(8, 3, 32, 32), torch.arange(8) % 10)
+    cls = defense_class("siftfunnel")
+    one = cls(model_config("siftfunnel", alpha=1, beta=1, gamma=1, lambda_l1=1))
+    model = one.build().eval()
+    paper = cls(model_config("siftfunnel")).loss(model, batch)
+    plain = one.loss(model, batch)
+    for name, weight in (("kl", 5), ("distance_correlation", 2), ("channel_correlation", 2), ("l1", 0.03)):
+        torch.testing.assert_close(paper.terms[name], weight * plain.terms[name])
+    torch.testing.assert_close(paper.total, sum(paper.terms.values()))
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_the_loss_reaches_every_parameter(defense):
+    torch.manual_seed(0)
+    instance = defense_class(defense)(model_config(defense))
+    model = instance.build()
+    instance.loss(model, Batch(torch.rand(8, 3, 32, 32), torch.arange(8) % 10)).total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize(
+    ("defense", "settings", "words"),
+    [
+        ("nothing", {}, "no defense 'nothing'; available: none, siftfunnel"),
+        ("none", {"backbone": "vit"}, "no backbone 'vit'; available: cnn, resnet18, vgg16"),
+        ("none", {"beta": 1}, "none has no setting beta"),
+        ("none", {"num_classes": 1}, "at least 2"),
+        ("none", {"num_classes": "ten"}, "cannot be 'ten'"),
+        ("none", {"std": [0, 1, 1]}, "std must be positive"),
+        ("none", {"split": 0}, "split must be 1 to 4"),
+        ("none", {"split": 5}, "split must be 1 to 4"),
+        ("siftfunnel", {"beta": -1}, "beta must not be negative"),
+        ("siftfunnel", {"smoothing": 1.0}, "smoothing must be in"),
+        ("siftfunnel", {"funnel_pool": 1}, "cannot be 1"),
+        ("siftfunnel", {"funnel_pool": False, "backbone": "vgg16"}, "no pooling to leave out"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(defense, settings, words):
+    with pytest.raises(ConfigError) as caught:
+        build_defense(defense, model_config(defense, **settings))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "words"),
+    [
+        ("none such", {}, "no recipe 'none such'"),
+        ("zoo", {"epochs": 0}, "epochs must be positive"),
+        ("zoo", {"learning_rate": -1.0}, "learning_rate must be positive"),
+        ("zoo", {"batch_size": 1}, "at least 2"),
+        ("zoo", {"image_size": 40}, "multiple of 16"),
+        ("zoo", {"precision": "float64"}, "float32 or bfloat16"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(recipe, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        recipe_config(recipe, "none", {}, changes)
+
+
+def test_the_papers_recipe_has_the_papers_numbers():
+    config = recipe_config("siftfunnel-paper", "siftfunnel", {}, {})
+    assert (config.epochs, config.image_size, config.batch_size) == (300, 64, 128)
+    assert (config.optimizer, config.betas, config.amsgrad) == ("adam", (0.5, 0.999), True)
+    assert (config.learning_rate, config.weight_decay, config.schedule) == (0.01, 1e-3, "plateau")
+    assert (config.color_jitter, config.crop_padding) == (0.2, 0)

@@ -1,0 +1,203 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from edge_sdk.errors import DataError, DeviceError
+from export.augment import augment
+from export.checkpoint import load_checkpoint
+from export.data import load_splits
+from export.recipes import recipe_config
+from export.train import choose_device, evaluate, train
+
+from ..conftest import EDGESDK, assert_one_line_error, edgesdk
+
+CPU = torch.device("cpu")
+SHORT = {"epochs": 2, "batch_size": 64, "image_size": 16, "learning_rate": 1e-3, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def splits(image_folder):
+    return load_splits(str(image_folder), 16)
+
+
+def _config(splits, defense="siftfunnel", **changes):
+    return recipe_config("zoo", defense, {"num_classes": len(splits.class_names)}, {**SHORT, **changes})
+
+
+@pytest.mark.parametrize(("defense", "precision"), [("siftfunnel", "float32"), ("none", "bfloat16")])
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(splits, tmp_path, defense, precision):
+    config = _config(splits, defense, precision=precision)
+    whole = train(config, splits, tmp_path / "whole", device=CPU)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(metrics):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(config, splits, tmp_path / "parts", device=CPU, report=stop)
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    resumed = train(config, splits, tmp_path / "parts", device=CPU, resume=True)
+    for name, tensor in whole.weights.items():
+        assert torch.equal(tensor, resumed.weights[name]), name
+    lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "parts")]
+    for a, b in zip(*lines, strict=True):
+        a, b = json.loads(a), json.loads(b)
+        del a["seconds"], b["seconds"]
+        assert a == b
+
+
+def test_the_papers_schedule_resumes_as_well(splits, tmp_path):
+    changes = {**SHORT, "learning_rate": 0.01}
+    config = recipe_config("siftfunnel-paper", "none", {"num_classes": len(splits.class_names)}, changes)
+    whole = train(config, splits, tmp_path / "whole", device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits, tmp_path / "parts", device=CPU, report=_interrupt)
+    resumed = train(config, splits, tmp_path / "parts", device=CPU, resume=True)
+    assert all(torch.equal(whole.weights[name], tensor) for name, tensor in resumed.weights.items())
+
+
+def _interrupt(metrics):
+    raise KeyboardInterrupt
+
+
+def test_another_seed_gives_other_weights(splits, tmp_path):
+    one = train(_config(splits, "none", epochs=1), splits, tmp_path / "0", device=CPU)
+    two = train(_config(splits, "none", epochs=1, seed=1), splits, tmp_path / "1", device=CPU)
+    assert not torch.equal(one.weights["edge.1.0.weight"], two.weights["edge.1.0.weight"])
+
+
+def test_training_learns(splits, tmp_path):
+    """Train accuracy well above chance after a few epochs on a few hundred images."""
+    config = _config(splits, "none", epochs=8, learning_rate=3e-3, crop_padding=0)
+    checkpoint = train(config, splits, tmp_path / "run", device=CPU)
+    chance = 1 / len(splits.class_names)
+    assert evaluate(checkpoint.build(), splits.train, CPU) > 3 * chance
+
+
+def test_the_checkpoint_says_how_it_came_to_be(splits, tmp_path):
+    train(_config(splits, "siftfunnel", epochs=1, seed=5), splits, tmp_path, device=CPU)
+    checkpoint = load_checkpoint(tmp_path / "model.safetensors")
+    assert checkpoint.training["seed"] == 5
+    assert checkpoint.training["epochs"] == 1
+    assert checkpoint.training["seconds"] > 0
+    assert checkpoint.training["device"].startswith("cpu")
+    assert checkpoint.data == json.loads(json.dumps(splits.record()))
+    assert checkpoint.class_names == splits.class_names
+    assert set(checkpoint.accuracy) == {"train", "validation", "test"}
+    ((low, high),) = checkpoint.feature_ranges
+    with torch.no_grad():
+        images = torch.from_numpy(splits.train.pixels).permute(0, 3, 1, 2).float() / 255
+        (features,) = checkpoint.build().features(images)
+    assert features.min().item() == pytest.approx(low, abs=1e-6)
+    assert features.max().item() == pytest.approx(high, rel=1e-5)
+
+
+def test_a_killed_training_continues_from_its_last_epoch(image_folder, tmp_path):
+    out = tmp_path / "run"
+    command = [
+        *EDGESDK, "train", "--defense", "none", "--data", str(image_folder), "--out", str(out), "--epochs", "4",
+        "--image-size", "16", "--batch-size", "32", "--precision", "float32", "--threads", "1",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (out / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
+    assert not (out / "model.safetensors").exists()
+    assert_one_line_error(edgesdk(*command[3:]), "add --resume")
+    done = edgesdk(*command[3:], "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+    epochs = [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2, 3, 4]
+    assert done.stderr.count("epoch ") == 4 - before or before == 0
+
+
+def test_a_state_of_another_training_is_refused(splits, tmp_path):
+    train(_config(splits, "none", epochs=1), splits, tmp_path, device=CPU)
+    with pytest.raises(DataError, match="settings differ: epochs"):
+        train(_config(splits, "none", epochs=2), splits, tmp_path, device=CPU, resume=True)
+    other = splits._replace(seed=9)
+    with pytest.raises(DataError, match="data differ: seed"):
+        train(_config(splits, "none", epochs=1), other, tmp_path, device=CPU, resume=True)
+
+
+def test_a_diverging_training_stops(splits, tmp_path):
+    config = _config(splits, "none", learning_rate=1e18)
+    with pytest.raises(DataError, match=r"diverged in epoch \d.*lower --lr"):
+        train(config, splits, tmp_path, device=CPU)
+
+
+def test_too_few_images_for_a_batch_are_refused(splits, tmp_path):
+    with pytest.raises(DataError, match="fewer than one batch of 4096"):
+        train(_config(splits, "none", batch_size=4096), splits, tmp_path, device=CPU)
+
+
+def test_devices():
+    assert choose_device("cpu") == CPU
+    with pytest.raises(DeviceError, match="auto, cpu or cuda, got 'tpu'"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto") == CPU
+        with pytest.raises(DeviceError, match="no CUDA device"):
+            choose_device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_runs_on_a_gpu(splits, tmp_path):
+    checkpoint = train(_config(splits, precision="bfloat16"), splits, tmp_path, device=torch.device("cuda"))
+    assert checkpoint.training["device"].startswith("cuda")
+
+
+def test_augmentation_is_seeded_and_keeps_range_and_shape():
+    x = torch.rand(16, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    one = augment(x, 4, 0.2)
+    torch.manual_seed(1)
+    two = augment(x, 4, 0.2)
+    assert torch.equal(one, two)
+    assert one.shape == x.shape
+    assert 0 <= one.min() <= one.max() <= 1
+    assert not torch.equal(one, augment(x, 4, 0.2))
+
+
+def test_augmentation_flips_half_and_shifts_by_whole_pixels():
+    x = torch.arange(400.0).view(1, 1, 20, 20).expand(400, 3, 20, 20) / 400
+    flipped = augment(x, 0, 0.0)
+    share = (flipped[:, 0, 0, 0] != 0).float().mean()
+    assert 0.4 < share < 0.6
+    torch.manual_seed(0)
+    shifted = augment(x, 2, 0.0)
+    centre = shifted[:, 0, 10, 10]
+    values = {round(value * 400) for value in centre.tolist()}
+    upright = {20 * (10 + dy) + 10 + dx for dy in range(-2, 3) for dx in range(-2, 3)}
+    mirrored = {20 * (10 + dy) + 9 + dx for dy in range(-2, 3) for dx in range(-2, 3)}
+    assert values <= upright | mirrored
+    assert len(values) > 20
+
+
+def test_interrupting_leaves_no_traceback(image_folder, tmp_path):
+    command = [
+        sys.executable, "-u", "-c", "from edge_sdk.cli import main; main()", "train", "--defense", "none", "--data",
+        str(image_folder), "--out", str(tmp_path / "run"), "--epochs", "500", "--image-size", "16", "--batch-size",
+        "32", "--precision", "float32", "--threads", "1",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("epoch 1"):
+            pass
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert (tmp_path / "run" / "state.safetensors").exists()

@@ -1,0 +1,152 @@
+import subprocess
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import open_party
+from edge_sdk.errors import BackendError, BundleError, DataError
+from export.checkpoint import build_defense
+from export.cost import count_cost
+from export.onnx import OPSET, to_onnx
+from export.recipes import model_config
+from export.wire import Wire
+from export.write_bundle import export_bundle, parity_images
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+
+
+def _chain(bundle, images):
+    with OnnxRuntimeBackend((bundle / "edge" / "encoder.onnx").read_bytes()) as encoder:
+        sent = encoder.run({"image": images})["features"]
+    with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as tail:
+        return sent, tail.run({"features": sent})["logits"]
+
+
+def _expected(checkpoint, images):
+    with torch.no_grad():
+        return checkpoint.build()(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).numpy()
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_exported_parts_compute_what_torch_computes(bundle, make_checkpoint, batch):
+    _, logits = _chain(bundle, IMAGES[:batch])
+    np.testing.assert_allclose(logits, _expected(make_checkpoint("siftfunnel"), IMAGES[:batch]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("wire", "dtype", "tolerance"), [("float16", np.float16, 2e-3), ("uint8", np.uint8, 3e-2)])
+def test_narrower_wires_lose_little(make_checkpoint, tmp_path, wire, dtype, tolerance):
+    checkpoint = make_checkpoint("none")
+    export_bundle(checkpoint, tmp_path / "b", images=parity_images(None, 32), wire_dtype=wire)
+    sent, logits = _chain(tmp_path / "b", IMAGES)
+    assert sent.dtype == dtype
+    manifest = open_party(tmp_path / "b" / "edge").manifest
+    assert manifest.wire_bytes == sent[0].nbytes
+    expected = _expected(checkpoint, IMAGES)
+    assert np.abs(logits - expected).max() < tolerance * max(1, np.abs(expected).max())
+
+
+def test_a_static_export_takes_batch_one_alone(make_checkpoint, tmp_path):
+    images = parity_images(None, 16)
+    export_bundle(make_checkpoint("none"), tmp_path / "b", images=images, batch="static", image_size=16)
+    spec = open_party(tmp_path / "b" / "edge").manifest.parts[0].inputs[0]
+    assert spec.shape == (1, 16, 16, 3)
+    assert _chain(tmp_path / "b", images.pixels[:1])[1].shape == (1, 10)
+
+
+def test_the_manifest_records_where_it_is_from(bundle):
+    manifest = open_party(bundle / "edge").manifest
+    assert manifest.provenance["paper"] == "SiftFunnel, arXiv 2501.00824"
+    assert manifest.provenance["export"]["opset"] == OPSET
+    parity = manifest.provenance["parity"]
+    assert parity["num_images"] == 64
+    assert parity["images"] == "uniform noise, seed 0"
+    assert 0 < max(parity["max_abs_difference"].values()) < 1e-3 == parity["limit"]
+    assert manifest.accuracy["test"] == 0.1
+    assert manifest.wire_bytes == 12 * 8 * 8 * 4
+
+
+def test_the_onnx_files_are_single_valid_and_tell_nothing_of_the_machine(bundle):
+    for path in (*bundle.glob("*/*.onnx"),):
+        model = onnx.load(path, load_external_data=False)
+        onnx.checker.check_model(model, full_check=True)
+        assert {entry.domain: entry.version for entry in model.opset_import} == {"": OPSET}
+        assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+        assert b"site-packages" not in path.read_bytes()
+
+
+def test_the_same_checkpoint_gives_the_same_bundle(bundle, make_checkpoint, tmp_path):
+    export_bundle(make_checkpoint("siftfunnel"), tmp_path / "b", images=parity_images(None, 32))
+    for party in ("edge", "server0"):
+        for path in (bundle / party).iterdir():
+            assert path.read_bytes() == (tmp_path / "b" / party / path.name).read_bytes(), path
+
+
+def test_real_images_are_recorded(image_folder):
+    images = parity_images(image_folder / "test", 32)
+    assert images.pixels.shape[1:] == (32, 32, 3)
+    assert images.source == f"{len(images.pixels)} real images of test"
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint("none")
+    images = parity_images(None, 32)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    with pytest.raises(BundleError, match="exists already"):
+        export_bundle(checkpoint, tmp_path / "there", images=images)
+    with pytest.raises(DataError, match="multiple of 16, got 40"):
+        export_bundle(checkpoint, tmp_path / "b", images=images, image_size=40)
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_parity_worse_than_the_limit_is_refused(make_checkpoint, tmp_path, monkeypatch):
+    import export.write_bundle
+
+    monkeypatch.setattr(export.write_bundle, "PARITY_LIMIT", 1e-12)
+    with pytest.raises(BackendError, match=r"differs from torch by .* nothing was written"):
+        export_bundle(make_checkpoint("none"), tmp_path / "b", images=parity_images(None, 32))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("backbone", ["cnn", "resnet18", "vgg16"])
+@pytest.mark.parametrize("defense", ["none", "siftfunnel"])
+def test_flops_equal_torchs_counter_exactly(defense, backbone, size):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build_defense(defense, model_config(defense, backbone=backbone)).eval()
+    x = torch.rand(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.edge(x)
+    expected = counter.get_total_flops()
+    cost = count_cost(to_onnx(model.edge, torch.cat((x, x)), ["x"], ["z"]))
+    assert cost.flops == expected > 0
+    assert sum(layer.flops for layer in cost.layers) == cost.flops
+
+
+def test_costs_of_a_convolution_and_a_product_by_hand():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 16, 7))
+    cost = count_cost(to_onnx(model.eval(), torch.zeros(2, 3, 4, 4), ["x"], ["y"]))
+    assert cost.flops == 2 * (5 * 16 * 3 * 9) + 2 * 80 * 7
+    assert cost.num_params == 5 * 27 + 5 + 80 * 7 + 7
+    assert cost.weight_bytes >= 4 * cost.num_params
+
+
+def test_a_module_in_training_mode_is_not_exported():
+    with pytest.raises(ValueError, match="training mode"):
+        to_onnx(torch.nn.Dropout(), torch.zeros(2, 3), ["x"], ["y"])
+
+
+def test_uint8_packing_rounds_to_the_nearest_step_and_clips():
+    wire = Wire("uint8", -1.0, 1.55)  # steps of 0.01
+    z = torch.tensor([-5.0, -1.0, -0.994, 0.0, 1.55, 9.0])
+    sent = wire.pack(z)
+    assert sent.tolist() == [0, 0, 1, 100, 255, 255]
+    torch.testing.assert_close(wire.unpack(sent)[1:5], torch.tensor([-1.0, -0.99, 0.0, 1.55]))
+
+
+def test_the_package_has_no_leftover_of_the_export(bundle):
+    assert not subprocess.run(["find", bundle.parent, "-name", "*.partial"], capture_output=True, check=True).stdout
