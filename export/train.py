@@ -180,7 +180,7 @@ class _Run:
         self.scheduler: Any
         if config.schedule == "one_cycle":
             self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                self.optimizer, config.learning_rate, total_steps=self.steps * config.epochs, pct_start=0.25
+                self.optimizer, config.learning_rate, total_steps=max(self.steps * config.epochs, 8), pct_start=0.25
             )
         else:
             self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5)

@@ -45,6 +45,6 @@ app.command("measure")(measure.measure)
 def main() -> None:
     """Run the command line; a user's error is one line on standard error and exit status 1."""
     try:
-        app()
+        app(prog_name="edgesdk")
     except EdgeSDKError as error:
         sys.exit(f"edgesdk: {error}")

@@ -27,8 +27,9 @@ def profile(
     """
     from ..profile.encoder import profile_edge
     from ..progress import bar
-    from .tables import write_json
+    from .tables import check_json_target, write_json
 
+    check_json_target(json_file)
     with bar("profiling") as advance:
         report = profile_edge(edge, batch=batch, runs=runs, warmup=warmup, num_threads=threads, progress=advance)
     if json_file != "-":

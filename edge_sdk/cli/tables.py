@@ -21,6 +21,20 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console.print(table)
 
 
+def check_json_target(path: str | None) -> None:
+    """Refuse a JSON file's path before the work that would fill it.
+
+    Raises:
+        DataError: its folder does not exist.
+    """
+    from pathlib import Path
+
+    from ..errors import DataError
+
+    if path not in (None, "-") and not Path(path or "").parent.is_dir():
+        raise DataError(f"{path}: cannot be written, there is no folder {Path(path or '').parent}")
+
+
 def write_json(path: str, content: object) -> None:
     """JSON to a file, written aside, then renamed; ``-`` is standard output.
 

@@ -1,0 +1,233 @@
+"""The command line as a newcomer meets it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ...conftest import EDGESDK, ROOT, assert_one_line_error, edgesdk, serving
+
+COMMANDS = ("train", "export", "inspect", "serve", "run", "profile", "measure")
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)).save(path)
+    return path
+
+
+def test_every_command_stands_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    listed = set(re.findall(r"^  (\w+) ", edgesdk("--help").stdout.partition("Commands:")[2], re.MULTILINE))
+    assert listed == set(COMMANDS)
+    for command in COMMANDS:
+        assert f"edgesdk {command}" in readme
+
+
+def test_every_option_of_every_command_is_frozen():
+    options = {c: sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", edgesdk(c, "--help").stdout))) for c in COMMANDS}
+    assert options == json.loads((ROOT / "tests" / "edge_sdk" / "cli" / "options.json").read_text())
+
+
+def test_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", edgesdk("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["run"],
+        ["run", "edge"],
+        ["run", "edge", "photo.jpg"],
+        ["run", "edge", "photo.jpg", "--server"],
+        ["run", "edge", "photo.jpg", "--server", "x", "--top", "0"],
+        ["serve"],
+        ["serve", "b", "--port", "70000"],
+        ["serve", "b", "--port", "http"],
+        ["serve", "b", "--threads", "0"],
+        ["profile", "edge", "--batch", "0"],
+        ["profile", "edge", "--runs", "-1"],
+        ["profile", "edge", "--what"],
+        ["measure", "edge", "--server", "x"],
+        ["measure", "edge", "--server", "x", "--data", "d", "--n", "0"],
+        ["export"],
+        ["export", "--defense", "none", "--wire-dtype", "float64"],
+        ["export", "--defense", "none", "--batch", "2"],
+        ["train", "--defense", "none"],
+        ["train", "--defense", "none", "--data", "d", "--out", "o", "--epochs", "0"],
+    ],
+)
+def test_wrong_usage_ends_with_two(arguments):
+    done = edgesdk(*arguments)
+    assert done.returncode == 2
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _cases(bundle, photo, tmp):
+    text = tmp / "notes.txt"
+    text.write_text("no image")
+    (tmp / "empty").mkdir()
+    edge, server = bundle / "edge", bundle / "server0"
+    run = ["run", edge, photo, "--server", NOWHERE, "--timeout", "0.3"]
+    train = ["train", "--out", tmp / "run", "--data", tmp / "empty"]
+    return {
+        "inspect nothing": (["inspect", tmp / "no"], "no bundle here"),
+        "inspect an empty folder": (["inspect", tmp / "empty"], "no bundle here"),
+        "inspect a file": (["inspect", photo], "no bundle here"),
+        "profile nothing": (["profile", tmp / "no"], "no such folder"),
+        "profile the bundle": (["profile", bundle], "did you mean"),
+        "profile a server": (["profile", server], "a folder for edge is needed"),
+        "profile into nowhere": (["profile", edge, "--runs", "1", "--json", tmp / "no" / "f"], "cannot be written"),
+        "run without a server": (run, "is the server running"),
+        "run against no address": (["run", edge, photo, "--server", "localhost"], "not a server address"),
+        "run against two": ([*run, "--server", NOWHERE], "1 server(s), got 2"),
+        "run nothing": (["run", edge, tmp / "no.jpg", "--server", NOWHERE], "no such file or folder"),
+        "run a text": (["run", edge, text, "--server", NOWHERE], "not an image"),
+        "run an empty folder": (["run", edge, tmp / "empty", "--server", NOWHERE], "no image in this folder"),
+        "run empty standard input": (["run", edge, "-", "--server", NOWHERE], "standard input: not an image"),
+        "measure nothing": (["measure", edge, "--server", NOWHERE, "--data", tmp / "no"], "no such file"),
+        "measure too many": (["measure", edge, "--server", NOWHERE, "--data", photo, "--n", "2"], "1 are there"),
+        "export what is not": (["export", "--defense", "magic"], "no model is shipped for magic"),
+        "export another backbone": (["export", "--defense", "none", "--backbone", "vit"], "no model is shipped"),
+        "export no checkpoint": (["export", "--defense", "none", "--checkpoint", tmp / "no"], "no such checkpoint"),
+        "export an image": (["export", "--defense", "none", "--checkpoint", photo], "no safetensors file"),
+        "train what is not": ([*train, "--defense", "magic"], "no defense 'magic'"),
+        "train another backbone": ([*train, "--defense", "none", "--backbone", "vit"], "no backbone 'vit'"),
+        "train by no recipe": ([*train, "--defense", "none", "--recipe", "cake"], "no recipe 'cake'"),
+        "train with no setting": ([*train, "--defense", "none", "--set", "beta"], "expected NAME=VALUE"),
+        "train with a wrong setting": ([*train, "--defense", "none", "--set", "beta=1"], "no setting beta"),
+        "train cut nowhere": ([*train, "--defense", "siftfunnel", "--split", "2"], "no setting split"),
+        "train at an odd size": ([*train, "--defense", "none", "--image-size", "33"], "multiple of 16"),
+        "train on a wrong device": ([*train, "--defense", "none", "--device", "tpu"], "auto, cpu or cuda"),
+        "train at a wrong rate": ([*train, "--defense", "none", "--lr", "-1"], "learning_rate must be positive"),
+        "train on nothing": ([*train, "--defense", "none"], "0 class folders"),
+        "train into a file": (["train", "--defense", "none", "--data", tmp / "empty", "--out", text], "is a file"),
+    }
+
+
+CASES = sorted(_cases(ROOT, ROOT, type("P", (), {"__truediv__": lambda s, o: s, "write_text": id, "mkdir": int})()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_ends_with_one_and_one_line(bundle, photo, tmp_path, case):
+    arguments, words = _cases(bundle, photo, tmp_path)[case]
+    assert_one_line_error(edgesdk(*arguments), words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["inspect", "profile", "run", "measure", "serve"])
+def test_every_command_that_opens_a_bundle_refuses_a_flipped_byte(bundle, photo, tmp_path, command):
+    import shutil
+
+    party = "server0" if command == "serve" else "edge"
+    folder = shutil.copytree(bundle / party, tmp_path / party)
+    model = folder / ("tail.onnx" if command == "serve" else "encoder.onnx")
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    more = {
+        "run": [photo, "--server", NOWHERE],
+        "measure": ["--server", NOWHERE, "--data", photo],
+        "serve": ["--port", "0"],
+    }.get(command, [])
+    assert_one_line_error(edgesdk(command, folder, *more), f"{model.name} was altered or truncated")
+
+
+def test_run_prints_labels_and_probabilities(bundle, server, photo, image_folder):
+    done = edgesdk("run", bundle / "edge", "--server", server, photo, "-", stdin=photo.read_bytes())
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert re.fullmatch(r".*photo\.png: (\w+ \d+\.\d%, ){2}\w+ \d+\.\d%", first)
+    assert second == f"-: {first.partition(': ')[2]}"
+    done = edgesdk("run", bundle / "edge", "--server", server, image_folder / "test", "--json", "--top", "10")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == len(list((image_folder / "test").glob("*/*")))
+    for row in rows:
+        assert sum(c["probability"] for c in row["classes"]) == pytest.approx(1, abs=1e-4)
+        assert row["timing"]["encode_ms"] > 0
+
+
+def test_inspect_shows_every_party(bundle):
+    text = edgesdk("inspect", bundle).stdout
+    for words in ("encoder.onnx", "tail.onnx", "5.36 MFLOP", "3,072 bytes an image", "10.00% on test images"):
+        assert words in text
+    content = json.loads(edgesdk("inspect", bundle, "--json").stdout)
+    assert list(content) == ["edge", "server0"]
+
+
+def test_profile_reports_cost_latency_and_the_undefended_beside_it(bundle, tmp_path):
+    done = edgesdk("profile", bundle / "edge", "--runs", "20", "--json", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    assert "undefended / encoder" in done.stdout
+    report = json.loads((tmp_path / "p.json").read_text())
+    for part in ("encoder", "undefended"):
+        latency = report[part]["latency"]
+        assert latency["num_samples"] == len(report[part]["samples_ms"]) == 20
+        assert 0 < latency["min_ms"] <= latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"] <= latency["max_ms"]
+        assert report[part]["peak_memory_bytes"] > 100_000
+        assert report[part]["cost"]["flops"] == sum(layer["flops"] for layer in report[part]["cost"]["layers"])
+    assert report["ratio"]["flops"] == pytest.approx(41287680 / 5363792)
+    assert report["ratio"]["wire_bytes"] == pytest.approx(128 / 12)
+
+
+def test_the_undefended_baseline_has_nothing_beside_it(other_bundle):
+    report = json.loads(edgesdk("profile", other_bundle / "edge", "--runs", "3", "--json", "-").stdout)
+    assert report["undefended"] is None
+    assert report["ratio"] is None
+
+
+def test_measure_breaks_every_request_down(bundle, server, image_folder):
+    done = edgesdk("measure", bundle / "edge", "--server", server, "--data", image_folder / "test", "--n", "12")
+    assert done.returncode == 0, done.stderr
+    for step in ("decode", "preprocess", "encode", "serialize", "network", "tail", "fuse", "total"):
+        assert f"│ {step}" in done.stdout
+    done = edgesdk("measure", bundle / "edge", "--server", server, "--data", image_folder / "test", "--json")
+    report = json.loads(done.stdout)
+    assert report["num_images"] == len(list((image_folder / "test").glob("*/*")))
+    assert report["wire_bytes_per_image"] == 3072
+    means = [stats["mean_ms"] for stats in report["steps"].values()]
+    assert sum(means) == pytest.approx(report["total"]["mean_ms"], rel=1e-6)
+    if report["num_labelled"]:
+        assert 0 <= report["accuracy"] <= 1
+
+
+def test_a_closed_pipe_is_no_traceback(bundle, server, image_folder):
+    command = [*EDGESDK, "run", str(bundle / "edge"), "--server", server, str(image_folder / "test")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_an_interrupt_is_no_traceback(bundle, server, image_folder):
+    command = [*EDGESDK, "run", str(bundle / "edge"), "--server", server, *[str(image_folder / "train")] * 50]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 130
+
+
+def test_a_dying_server_is_a_clear_error(bundle, photo):
+    with serving(bundle / "server0") as (url, process):
+        assert edgesdk("run", bundle / "edge", photo, "--server", url).returncode == 0
+        process.kill()
+        process.wait()
+        assert_one_line_error(edgesdk("run", bundle / "edge", photo, "--server", url), "is the server running")
