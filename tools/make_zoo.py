@@ -1,0 +1,103 @@
+"""Put a finished training into the zoo, with its model card.
+
+python tools/make_zoo.py RUN/model.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from edge_sdk.errors import EdgeSDKError
+from export.checkpoint import Checkpoint, load_checkpoint
+from export.cost import count_cost
+from export.defenses import defense_class
+from export.onnx import EdgeGraph, to_onnx
+from export.wire import Wire
+
+ZOO = Path(__file__).resolve().parent.parent / "export" / "zoo"
+
+
+def main() -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    try:
+        checkpoint = load_checkpoint(parser.parse_args().checkpoint)
+    except EdgeSDKError as error:
+        sys.exit(f"make_zoo: {error}")
+    folder = ZOO / f"{checkpoint.defense}-{checkpoint.config.backbone}"
+    checkpoint.save(folder / "model.safetensors")
+    (folder / "README.md").write_text(card(checkpoint))
+    print(folder)
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """The model card, from what the checkpoint records."""
+    training, data, accuracy = checkpoint.training, checkpoint.data, checkpoint.accuracy
+    size = checkpoint.image_size
+    encoder = EdgeGraph(checkpoint.build().edge, [Wire("float32")] * len(checkpoint.feature_ranges)).eval()
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        shares = encoder(example)
+    cost = count_cost(to_onnx(encoder, example, ["image"], [f"share_{i}" for i in range(len(shares))]))
+    wire = sum(share[0].numel() * 4 for share in shares)
+    settings = {k: getattr(checkpoint.config, k) for k in checkpoint.config.__dataclass_fields__}
+    recipe = {k: v for k, v in training.items() if k not in ("model", "defense")}
+    parts = "\n".join(f"| {n} | {p['num_images']:,} | `{p['sha256'][:16]}` |" for n, p in data["parts"].items())
+    return f"""---
+license: apache-2.0
+library_name: edgesdk
+datasets: [{data["name"]}]
+metrics: [accuracy]
+pipeline_tag: image-classification
+---
+# {checkpoint.defense}-{checkpoint.config.backbone}, {size}x{size}
+
+Defense: `{checkpoint.defense}` ({defense_class(checkpoint.defense).paper}). Settings: {_code(settings)}
+
+| | |
+|---|---|
+| test accuracy | {accuracy["test"]:.2%} ({data["parts"]["test"]["num_images"]:,} images, float32, torch) |
+| validation accuracy | {accuracy["validation"]:.2%} |
+| train accuracy | {accuracy["train"]:.2%} (mean over the last epoch, augmented images) |
+| edge | {cost.flops / 1e6:.2f} MFLOP (1 MAC = 2 FLOPs), {cost.num_params:,} parameters |
+| leaves the device | {wire:,} bytes an image in float32 |
+| feature range | {", ".join(f"{low:.4g} to {high:.4g}" for low, high in checkpoint.feature_ranges)} |
+
+## Training
+
+{_code(recipe)}
+
+The undefended model and the defended ones of this zoo were trained by the same recipe and number of epochs.
+Settings were chosen on validation images; the test images were used once, at the end.
+
+## Data
+
+`{data["name"]}`, split by content hash, seed {data["seed"]}. Auxiliary images are for attackers: no training saw them.
+
+| part | images | sha256 |
+|---|---|---|
+{parts}
+
+## Privacy audit
+
+Not audited yet. Features are not encryption: without an audit, nothing is claimed of what a server can rebuild.
+
+## Limits
+
+A small model for {size}x{size} images of {len(checkpoint.class_names)} classes
+({", ".join(checkpoint.class_names)}):
+for trying the tools and comparing defenses, not for use on people.
+"""
+
+
+def _code(record: dict[str, object]) -> str:
+    return ", ".join(f"`{key}={value}`" for key, value in record.items())
+
+
+if __name__ == "__main__":
+    main()
