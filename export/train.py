@@ -25,6 +25,7 @@ from .augment import augment
 from .checkpoint import Checkpoint, load_tensors, save_tensors
 from .data import Images, Splits
 from .defenses import Batch, SplitModel, defense_class
+from .models.attention import compile_gates
 from .recipes import TrainConfig
 
 STATE_FILE = "state.safetensors"
@@ -54,6 +55,7 @@ def train(
     *,
     device: torch.device,
     resume: bool = False,
+    compiled: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> Checkpoint:
     """Train to the last epoch, measure on the test images once, and write the model to ``out``.
@@ -67,6 +69,7 @@ def train(
         out: a folder, made if need be.
         device: where to compute.
         resume: continue from ``out``'s state instead of refusing to overwrite it; from the start if there is none.
+        compiled: speed the attention gates up by ``torch.compile``, which rounds otherwise.
         report: called with every epoch's metrics.
 
     Raises:
@@ -80,6 +83,8 @@ def train(
     state = out / STATE_FILE
     if state.exists():
         run.load(state)
+    if compiled:
+        compile_gates(run.model)
     out.mkdir(parents=True, exist_ok=True)
     _write_metrics(out / METRICS_FILE, run.history)
     while run.epoch < config.epochs:
@@ -99,7 +104,12 @@ def train(
         image_size=config.image_size,
         class_names=splits.class_names,
         data=splits.record(),
-        training={**run.settings, "seconds": sum(m["seconds"] for m in run.history), **environment(device)},
+        training={
+            **run.settings,
+            "compiled": compiled,
+            "seconds": sum(m["seconds"] for m in run.history),
+            **environment(device),
+        },
         accuracy=accuracy,
         feature_ranges=feature_ranges(run.model, splits.train, device),
     )

@@ -26,8 +26,8 @@ class WireDtype(str, Enum):
 
 
 def export(
-    defense: str = typer.Option(..., help="none or siftfunnel."),
-    backbone: str = typer.Option("cnn", help="Of the shipped model: cnn."),
+    defense: str = typer.Option(..., help="Its name; an unknown one lists those that are shipped."),
+    backbone: str = typer.Option("cnn", help="Network that is cut."),
     checkpoint: Path | None = typer.Option(None, help="model.safetensors of a training; default: the shipped model."),
     out: Path | None = typer.Option(None, help="Folder of the bundle, not there yet. [default: DEFENSE-BACKBONE]"),
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16; default: the one of the training."),

@@ -11,11 +11,11 @@ from ..errors import ConfigError, needs_extra
 
 
 def train(
-    defense: str = typer.Option(..., help="none or siftfunnel."),
+    defense: str = typer.Option(..., help="Its name; an unknown one lists those there are."),
     data: str = typer.Option(..., help="cifar10, cifar100, an archive of them, or a folder with train/CLASS/*."),
     out: Path = typer.Option(..., help="Folder for state, metrics and the trained model."),
-    backbone: str = typer.Option("cnn", help="cnn, resnet18 or vgg16."),
-    recipe: str = typer.Option("zoo", help="zoo, or siftfunnel-paper: the paper's schedule."),
+    backbone: str = typer.Option("cnn", help="Network that is cut; an unknown one lists those there are."),
+    recipe: str = typer.Option("zoo", help="A training schedule; an unknown one lists those there are."),
     split: int | None = typer.Option(None, min=1, help="For none: backbone blocks on the device."),
     setting: list[str] = typer.Option([], "--set", help="A setting of the defense, as NAME=VALUE; may be repeated."),
     epochs: int | None = typer.Option(None, min=1, help="Instead of the recipe's."),
@@ -27,6 +27,9 @@ def train(
     split_seed: int = typer.Option(0, min=0, help="Of the train, validation and auxiliary parts."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads of torch."),
+    compiled: bool = typer.Option(
+        False, "--compile", help="Speed attention up by torch.compile: slow start, faster steps."
+    ),
     resume: bool = typer.Option(False, help="Continue the run that is in --out."),
 ) -> None:
     """Train a defended model, or the undefended baseline.
@@ -63,7 +66,7 @@ def train(
         recipe, defense, {"backbone": backbone, "num_classes": len(splits.class_names), **settings}, changes
     )
     typer.echo(f"{splits.name}: {len(splits.train)} training images, {len(splits.class_names)} classes", err=True)
-    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, report=_report)
+    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, compiled=compiled, report=_report)
     for part, accuracy in checkpoint.accuracy.items():
         typer.echo(f"{part} accuracy {accuracy:.2%}")
     typer.echo(f"{out / 'model.safetensors'}")

@@ -1,0 +1,101 @@
+"""The shipped models do what their cards say."""
+
+import json
+import re
+
+import pytest
+
+from edge_sdk.errors import ConfigError
+from export.checkpoint import load_checkpoint
+from export.data import image_folder, load_splits
+from export.train import evaluate
+from export.zoo import zoo_model
+
+from ..conftest import ROOT, edgesdk, serving
+
+ZOO = ROOT / "export" / "zoo"
+MODELS = sorted(path.parent.name for path in ZOO.glob("*/model.safetensors"))
+
+
+def test_the_undefended_and_the_defended_cnn_are_shipped():
+    assert {"none-cnn", "siftfunnel-cnn"} <= set(MODELS)
+    assert sum(path.stat().st_size for path in ZOO.rglob("*")) < 25e6
+
+
+def test_all_were_trained_by_the_same_recipe_and_budget():
+    trainings = [load_checkpoint(ZOO / name / "model.safetensors").training for name in MODELS]
+    keys = ("recipe", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "crop_padding",
+            "color_jitter", "precision", "image_size")  # fmt: skip
+    assert len({json.dumps([training[key] for key in keys]) for training in trainings}) == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_states_what_the_checkpoint_records(name):
+    checkpoint = load_checkpoint(ZOO / name / "model.safetensors")
+    card = (ZOO / name / "README.md").read_text()
+    assert f"| test accuracy | {checkpoint.accuracy['test']:.2%} " in card
+    assert f"epochs={checkpoint.training['epochs']}" in card
+    assert zoo_model(checkpoint.defense, checkpoint.config.backbone).parent.name == name
+
+
+def test_an_unknown_model_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match=r"shipped: .*none-cnn"):
+        zoo_model("none", "vgg16")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_readme_states_the_recorded_accuracy(name):
+    accuracy = load_checkpoint(ZOO / name / "model.safetensors").accuracy["test"]
+    assert f"{accuracy * 100:.2f} %" in (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="session")
+def test_images(cifar_archive, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESDK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return image_folder(str(cifar_archive))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_served_bundle_reaches_the_recorded_accuracy(name, test_images, tmp_path):
+    """400 test images end to end: within four standard errors of the accuracy over all of them."""
+    defense, _, backbone = name.rpartition("-")
+    out = tmp_path / "b"
+    exported = edgesdk("export", "--defense", defense, "--backbone", backbone, "--out", out, "--data", test_images)
+    assert exported.returncode == 0, exported.stderr
+    assert f"64 real images of {test_images.name}" in exported.stdout
+    with serving(out / "server0") as (url, _):
+        done = edgesdk("measure", out / "edge", "--server", url, "--data", test_images, "--n", "400", "--json")
+    report = json.loads(done.stdout)
+    recorded = load_checkpoint(ZOO / name / "model.safetensors").accuracy["test"]
+    assert report["num_labelled"] == 400
+    assert abs(report["accuracy"] - recorded) < 4 * (recorded * (1 - recorded) / 400) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", MODELS)
+def test_all_test_images_end_to_end_equal_torch_to_a_tenth_of_a_point(name, cifar_archive, test_images, tmp_path):
+    import torch
+
+    checkpoint = load_checkpoint(ZOO / name / "model.safetensors")
+    splits = load_splits(str(cifar_archive), checkpoint.image_size)
+    assert splits.record() == checkpoint.data
+    in_torch = evaluate(checkpoint.build(), splits.test, torch.device("cpu"))
+    assert in_torch == pytest.approx(checkpoint.accuracy["test"], abs=5e-4)
+    out = tmp_path / "b"
+    assert edgesdk("export", "--defense", checkpoint.defense, "--out", out).returncode == 0
+    from edge_sdk.profile.end_to_end import MeasureReport, measure
+
+    with serving(out / "server0") as (url, _):
+        *_, report = measure(out / "edge", [url], test_images)
+    assert isinstance(report, MeasureReport)
+    assert report.num_labelled == len(splits.test) == 8000
+    assert abs(report.accuracy - in_torch) <= 1e-3
+
+
+def test_splits_named_on_the_cards_are_disjoint_by_hash():
+    for name in MODELS:
+        card = (ZOO / name / "README.md").read_text()
+        hashes = re.findall(r"^\| (?:train|validation|auxiliary|test) \| [\d,]+ \| `(\w+)` \|", card, re.MULTILINE)
+        assert len(set(hashes)) == 4
