@@ -303,6 +303,10 @@ def _check_graph(path: Path, manifest: Manifest) -> None:
         if given & set(outputs):
             raise BundleError(f"{path}: tensor {(given & set(outputs)).pop()!r} is given twice")
         given |= set(outputs)
+    if manifest.party == EDGE and manifest.labels and manifest.parts:
+        logits = manifest.parts[-1].outputs[0]
+        if logits.shape[-1] != len(manifest.labels):
+            raise BundleError(f"{path}: {len(manifest.labels)} labels for {logits.name} of shape {logits.shape}")
     names = [part.name for part in manifest.parts]
     if len(set(names)) != len(names) or not names:
         raise BundleError(f"{path}: {len(names)} parts with names {names}; every part needs a name of its own")

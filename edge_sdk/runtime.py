@@ -15,7 +15,7 @@ import numpy as np
 from .backends import Backend
 from .backends.onnxruntime import OnnxRuntimeBackend
 from .bundle import EDGE, Manifest, Part, open_party
-from .client import Client
+from .client import Client, RemoteTiming
 from .errors import RemoteError, TensorError
 from .tensors import Array, TensorSpec, check_feeds
 
@@ -82,6 +82,12 @@ class EdgeRuntime:
     def image_spec(self) -> TensorSpec:
         """The image input: uint8 ``(N, H, W, 3)``."""
         return next(spec for spec in self._encoder.inputs if spec.source == "data")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width that images must have."""
+        _, height, width, _ = self.image_spec.shape
+        return height or 0, width or 0  # open in the batch axis alone, so never None
 
     def encode(self, images: Array) -> dict[str, Array]:
         """What leaves the device for these images.
@@ -151,7 +157,7 @@ class EdgeRuntime:
     ) -> None:
         self.close()
 
-    def _ask(self, part: Part, feeds: Mapping[str, Array]):  # type: ignore[no-untyped-def]
+    def _ask(self, part: Part, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], RemoteTiming]:
         client = self._clients[part.placement]
         if part.name not in self._identified:
             self._identify(client, part)

@@ -25,7 +25,6 @@ from .augment import augment
 from .checkpoint import Checkpoint, load_tensors, save_tensors
 from .data import Images, Splits
 from .defenses import Batch, SplitModel, defense_class
-from .models.attention import compile_gates
 from .recipes import TrainConfig
 
 STATE_FILE = "state.safetensors"
@@ -55,7 +54,6 @@ def train(
     *,
     device: torch.device,
     resume: bool = False,
-    compiled: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> Checkpoint:
     """Train to the last epoch, measure on the test images once, and write the model to ``out``.
@@ -69,7 +67,6 @@ def train(
         out: a folder, made if need be.
         device: where to compute.
         resume: continue from ``out``'s state instead of refusing to overwrite it; from the start if there is none.
-        compiled: speed the attention gates up by ``torch.compile``, which rounds otherwise.
         report: called with every epoch's metrics.
 
     Raises:
@@ -83,8 +80,6 @@ def train(
     state = out / STATE_FILE
     if state.exists():
         run.load(state)
-    if compiled:
-        compile_gates(run.model)
     out.mkdir(parents=True, exist_ok=True)
     _write_metrics(out / METRICS_FILE, run.history)
     while run.epoch < config.epochs:
@@ -106,7 +101,6 @@ def train(
         data=splits.record(),
         training={
             **run.settings,
-            "compiled": compiled,
             "seconds": sum(m["seconds"] for m in run.history),
             **environment(device),
         },

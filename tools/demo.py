@@ -86,11 +86,7 @@ def run(defense: str, images: Path, n: int, out: Path) -> MeasureReport:
     subprocess.run([*EDGESDK, "export", "--defense", defense, "--out", str(bundle), "--data", str(images)], check=True)
     available = sum(1 for path in images.rglob("*") if path.is_file())
     with serving(bundle / "server0") as url, bar(f"measuring {defense}") as advance:
-        for event in measure(bundle / "edge", [url], images, num_images=min(n, available)):
-            if isinstance(event, MeasureReport):
-                return event
-            advance(*event)
-    raise AssertionError("measuring ended without a report")
+        return measure(bundle / "edge", [url], images, num_images=min(n, available), progress=advance)
 
 
 @contextmanager

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from ..tensors import TensorSpec
 
 
 def inspect(
@@ -47,6 +51,6 @@ def inspect(
         typer.echo(f"  {'verified':10} {', '.join(names)}")
 
 
-def _tensor(spec) -> str:  # type: ignore[no-untyped-def]
+def _tensor(spec: TensorSpec) -> str:
     sizes = "x".join("N" if size is None else str(size) for size in spec.shape)
     return f"{spec.name} {spec.dtype} {sizes}"

@@ -21,20 +21,12 @@ def measure(
     as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
 ) -> None:
     """Classify images end to end, one at a time, and break each request's time down to its steps."""
-    from ..profile.end_to_end import MeasureReport
     from ..profile.end_to_end import measure as run_measure
     from ..progress import bar
     from .tables import write_json
 
-    report = None
     with bar("measuring") as advance:
-        for event in run_measure(edge, server, data, num_images=n, num_threads=threads, timeout_s=timeout):
-            if isinstance(event, MeasureReport):
-                report = event
-            else:
-                advance(*event)
-    if report is None:
-        raise AssertionError("measuring ended without a report")
+        report = run_measure(edge, server, data, num_images=n, num_threads=threads, timeout_s=timeout, progress=advance)
     if as_json:
         write_json("-", report)
     else:

@@ -28,10 +28,9 @@ def run(
     from ..runtime import EdgeRuntime
 
     with EdgeRuntime(edge, server, num_threads=threads, timeout_s=timeout) as runtime:
-        _, height, width, _ = runtime.image_spec.shape
         labels = runtime.manifest.labels
         for name, image in _decoded(images):
-            prediction = runtime.predict(fit_image(image, height or 0, width or 0)[None])
+            prediction = runtime.predict(fit_image(image, *runtime.image_size)[None])
             chances = prediction.probabilities[0]
             best = chances.argsort()[::-1][:top]
             if as_json:

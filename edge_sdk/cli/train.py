@@ -27,9 +27,6 @@ def train(
     split_seed: int = typer.Option(0, min=0, help="Of the train, validation and auxiliary parts."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads of torch."),
-    compiled: bool = typer.Option(
-        False, "--compile", help="Speed attention up by torch.compile: slow start, faster steps."
-    ),
     resume: bool = typer.Option(False, help="Continue the run that is in --out."),
 ) -> None:
     """Train a defended model, or the undefended baseline.
@@ -66,7 +63,7 @@ def train(
         recipe, defense, {"backbone": backbone, "num_classes": len(splits.class_names), **settings}, changes
     )
     typer.echo(f"{splits.name}: {len(splits.train)} training images, {len(splits.class_names)} classes", err=True)
-    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, compiled=compiled, report=_report)
+    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, report=_report)
     for part, accuracy in checkpoint.accuracy.items():
         typer.echo(f"{part} accuracy {accuracy:.2%}")
     typer.echo(f"{out / 'model.safetensors'}")

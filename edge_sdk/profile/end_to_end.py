@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -51,8 +51,9 @@ def measure(
     num_threads: int | None = None,
     timeout_s: float = 10.0,
     warmup: int = 5,
-) -> Iterator[MeasureReport | tuple[int, int]]:
-    """Send images one at a time and time every step; yields (done, total) after each, and at last the report.
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MeasureReport:
+    """Send images one at a time and time every step.
 
     Args:
         edge: ``BUNDLE/edge``.
@@ -62,6 +63,7 @@ def measure(
         num_threads: that an operator of the encoder may use.
         timeout_s: for one call of a server.
         warmup: requests of the first image beforehand, not counted.
+        progress: called with the images done and in all.
 
     Raises:
         DataError: no image there, or one that cannot be read.
@@ -73,31 +75,32 @@ def measure(
             raise DataError(f"{data}: {num_images} images were asked for, {len(found)} are there")
         found = [found[i] for i in np.linspace(0, len(found) - 1, num_images).round().astype(int)]
     with EdgeRuntime(edge, servers, num_threads=num_threads, timeout_s=timeout_s) as runtime:
+        manifest = runtime.manifest
         for _ in range(warmup):
             _request(runtime, found[0])
-        rows, correct = [], 0
-        labels = {name: i for i, name in enumerate(runtime.manifest.labels)}
+        rows: list[Row] = []
+        predicted: list[int] = []
         began = time.perf_counter()
         for i, image in enumerate(found):
-            times, predicted = _request(runtime, image)
-            rows.append(times)
-            correct += labels.get(image.label or "") == predicted
-            yield i + 1, len(found)
+            row, label = _request(runtime, image)
+            rows.append(row)
+            predicted.append(label)
+            progress(i + 1, len(found))
         seconds = time.perf_counter() - began
-        labelled = sum(image.label in labels for image in found)
-        manifest = runtime.manifest
-    yield MeasureReport(
+    labels = {name: i for i, name in enumerate(manifest.labels)}
+    known = [(labels[image.label], p) for image, p in zip(found, predicted, strict=True) if image.label in labels]
+    return MeasureReport(
         bundle_id=manifest.bundle_id,
         defense=manifest.defense,
         machine=Machine.here(),
         servers=list(servers),
         data=str(data),
         num_images=len(found),
-        num_labelled=labelled,
-        accuracy=correct / labelled if labelled else None,
+        num_labelled=len(known),
+        accuracy=sum(label == p for label, p in known) / len(known) if known else None,
         wire_bytes_per_image=manifest.wire_bytes or 0,
         images_per_second=len(found) / seconds,
-        total=_stats([sum(row[:5]) + (row[5] or 0) + row[6] for row in rows], warmup),
+        total=LatencyStats.of([sum(time or 0 for time in row) for row in rows], warmup),
         steps={step: _step([row[k] for row in rows], warmup) for k, step in enumerate(STEPS)},
     )
 
@@ -106,11 +109,10 @@ Row = tuple[float, float, float, float, float, float | None, float]
 
 
 def _request(runtime: EdgeRuntime, image: LabelledImage) -> tuple[Row, int]:
-    _, height, width, _ = runtime.image_spec.shape
     start = time.perf_counter()
     decoded = decode_image(image.path)
     after_decode = time.perf_counter()
-    pixels = fit_image(decoded, height or 0, width or 0)[None]
+    pixels = fit_image(decoded, *runtime.image_size)[None]
     after_fit = time.perf_counter()
     prediction = runtime.predict(pixels)
     t = prediction.timing
@@ -121,8 +123,4 @@ def _request(runtime: EdgeRuntime, image: LabelledImage) -> tuple[Row, int]:
 
 def _step(times: list[float | None], warmup: int) -> LatencyStats | None:
     known = [value for value in times if value is not None]
-    return _stats(known, warmup) if len(known) == len(times) else None
-
-
-def _stats(times: list[float], warmup: int) -> LatencyStats:
-    return LatencyStats.of(times, warmup)
+    return LatencyStats.of(known, warmup) if len(known) == len(times) else None

@@ -82,14 +82,3 @@ class CBAM(nn.Module):
         pooled = self.mlp(x.mean((2, 3), keepdim=True)) + self.mlp(x.amax((2, 3), keepdim=True))
         x = x * pooled.sigmoid()
         return x * self.spatial(x)
-
-
-def compile_gates(model: nn.Module) -> None:
-    """Run a model's gates through ``torch.compile``, in place: a slow start, then faster training steps.
-
-    The gates are many passes over memory that fuse into few. The rest of the model stays as it is: compiled whole,
-    torch 2.13 returns NaN on the CPU in bfloat16.
-    """
-    for module in model.modules():
-        if isinstance(module, SqueezeExcitation | TripletAttention | CBAM):
-            module.compile()

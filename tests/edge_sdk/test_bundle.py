@@ -115,6 +115,7 @@ def _set(**fields):
         (lambda m: m["parts"][1]["inputs"][0].update(name="other"), "no part before it gives"),
         (lambda m: m["parts"][1]["outputs"][0].update(name="features"), "given twice"),
         (lambda m: m["parts"][1].update(name="encoder"), "a name of its own"),
+        (_set(labels=["cat", "dog"]), "2 labels for logits"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(edge, change, words):
