@@ -15,7 +15,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup  ## Classify real images end to end, defended and undefended, and print where the time goes
-	$(BIN)/python tools/demo.py $(DATA)
+	$(BIN)/python tools/demo.py $(if $(DATA),"$(DATA)")
 
 test: setup  ## The fast tests
 	$(BIN)/python -m pytest

@@ -30,6 +30,9 @@ EXTENSIONS = ("binary_tensor_data",)
 DEFAULT_MAX_BODY = 64 * 2**20
 """Bytes; Triton's default as well."""
 
+MAX_MESSAGE = 500
+"""Characters of an error: a client's own names are not echoed without end."""
+
 _log = logging.getLogger("edgesdk.cloud")
 
 
@@ -101,6 +104,7 @@ class _Service:
         try:
             decoded = oip.decode_request(body, request.headers.get(oip.HEADER_LENGTH))
             wanted = self._wanted(model, decoded)
+            self._check_bundle(model, decoded)
             answer = await model.infer(decoded.inputs)
             headers, chunks = oip.encode_response(
                 model.name,
@@ -133,6 +137,13 @@ class _Service:
             raise TensorError(f"outputs {wanted} were asked for; each may be asked for once, and there are {known}")
         return wanted
 
+    def _check_bundle(self, model: Model, request: oip.InferRequest) -> None:
+        """A client that names its bundle gets no answer from another one, deployed here since it connected."""
+        named = request.parameters.get("edgesdk_bundle_id")
+        served = model.properties.get("edgesdk_bundle_id")
+        if named is not None and named != served:
+            raise TensorError(f"this server holds bundle {str(served)[:12]}, the request is for {str(named)[:12]}")
+
     async def _body(self, request: Request) -> bytes:
         too_long = HTTPException(413, f"the body is longer than {self.max_body_bytes} bytes")
         stated = request.headers.get("content-length", "0")
@@ -157,7 +168,7 @@ def _json(content: object, status: int = 200) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    response = _json({"error": error.detail}, error.status_code)
+    response = _json({"error": error.detail[:MAX_MESSAGE]}, error.status_code)
     response.headers.update(error.headers or {})
     return response
 

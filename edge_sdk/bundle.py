@@ -199,6 +199,7 @@ def write_bundle(path: Path, manifests: Mapping[str, Manifest], files: Mapping[s
     Raises:
         BundleError: ``path`` exists and is not an empty folder.
     """
+    path = path.resolve()
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _aside(path) as aside:
@@ -210,9 +211,7 @@ def write_bundle(path: Path, manifests: Mapping[str, Manifest], files: Mapping[s
                 (folder / name).write_bytes(data)
             (folder / SUMS_FILE).write_bytes(_sums(content))
             open_party(folder)
-        if path.exists():
-            path.rmdir()
-        os.replace(aside, path)
+        os.replace(aside, path)  # an empty folder may be there
 
 
 def check_target(path: Path) -> None:
@@ -223,6 +222,9 @@ def check_target(path: Path) -> None:
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise BundleError(f"{path}: exists already; choose another --out, or remove it first")
+    above = next(folder for folder in path.resolve().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise BundleError(f"{path}: cannot be made, {above} is not a folder that can be written to")
 
 
 def bundle_id(parts: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
@@ -280,7 +282,7 @@ def _decode(path: Path, data: bytes) -> Manifest:
         if version != FORMAT_VERSION:
             raise BundleError(f"{path}: bundle format {version!r}; this edgesdk reads format {FORMAT_VERSION}")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, TensorError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TensorError) as error:
         raise BundleError(f"{path}: {MANIFEST_FILE} is not a valid manifest ({error})") from error
     _check_graph(path, manifest)
     return manifest
@@ -288,6 +290,21 @@ def _decode(path: Path, data: bytes) -> Manifest:
 
 def _check_graph(path: Path, manifest: Manifest) -> None:
     """Every name once, every file here, and on the edge every input given by a part before it."""
+    if not manifest.parts or manifest.parts[0].placement != manifest.party:
+        raise BundleError(f"{path}: {len(manifest.parts)} parts; the first must be one that {manifest.party} runs")
+    reference = [manifest.reference] if manifest.reference else []
+    for part in (*manifest.parts, *reference):
+        if not part.inputs or not part.outputs:
+            raise BundleError(f"{path}: part {part.name!r} has no inputs or no outputs")
+        if part.file is not None and part.cost is None:
+            raise BundleError(f"{path}: part {part.name!r} has a file and no cost")
+    for part in reference:
+        if part.file is None:
+            raise BundleError(f"{path}: the reference encoder has no file")
+    if manifest.party == EDGE:
+        images = [spec for spec in manifest.parts[0].inputs if spec.source == "data"]
+        if len(images) != 1 or images[0].dtype != "UINT8" or len(images[0].shape) != 4:
+            raise BundleError(f"{path}: the first part must take one UINT8 image of shape (N, H, W, 3)")
     given: set[str] = set()
     for index, part in enumerate(manifest.parts):
         local = part.placement == manifest.party
@@ -303,10 +320,10 @@ def _check_graph(path: Path, manifest: Manifest) -> None:
         if given & set(outputs):
             raise BundleError(f"{path}: tensor {(given & set(outputs)).pop()!r} is given twice")
         given |= set(outputs)
-    if manifest.party == EDGE and manifest.labels and manifest.parts:
+    if manifest.party == EDGE and manifest.labels:
         logits = manifest.parts[-1].outputs[0]
-        if logits.shape[-1] != len(manifest.labels):
+        if logits.shape[-1:] != (len(manifest.labels),):
             raise BundleError(f"{path}: {len(manifest.labels)} labels for {logits.name} of shape {logits.shape}")
     names = [part.name for part in manifest.parts]
-    if len(set(names)) != len(names) or not names:
+    if len(set(names)) != len(names):
         raise BundleError(f"{path}: {len(names)} parts with names {names}; every part needs a name of its own")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 
 from . import oip
 from .errors import RemoteError, RemoteRejected, RemoteTimeout, TensorError
@@ -38,7 +39,7 @@ class Client:
 
     Args:
         url: ``http://HOST:PORT`` or https.
-        timeout_s: for one call in all, retries included.
+        timeout_s: for connecting and for each piece of an answer; no try begins after it has passed.
         retries: how many more times a call is tried.
 
     Raises:
@@ -53,8 +54,8 @@ class Client:
             usable = False
         if not usable:
             raise RemoteError(f"{url!r} is not a server address; expected http://HOST:PORT")
-        if timeout_s <= 0:
-            raise RemoteError(f"timeout must be positive, got {timeout_s} s")
+        if not 0 < timeout_s <= 86400:
+            raise RemoteError(f"timeout must be more than 0 and at most 86400 s, got {timeout_s}")
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self.retries = retries
@@ -70,14 +71,18 @@ class Client:
         response = self._send("GET", f"/v2/models/{model}")
         try:
             metadata = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RemoteError(f"{self.url}: model {model!r}: the metadata is not JSON") from error
         if not isinstance(metadata, dict):
             raise RemoteError(f"{self.url}: model {model!r}: the metadata is not a JSON object")
         return metadata
 
     def infer(
-        self, model: str, inputs: Mapping[str, Array], request_id: str = ""
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        request_id: str = "",
+        parameters: dict[str, oip.Scalar] | None = None,
     ) -> tuple[dict[str, Array], RemoteTiming]:
         """Run a model on the server.
 
@@ -85,6 +90,7 @@ class Client:
             model: its name there.
             inputs: arrays by name.
             request_id: echoed by the server, and checked.
+            parameters: of the request.
 
         Returns:
             Outputs by name, and where the time went.
@@ -96,7 +102,7 @@ class Client:
             TensorError: an array has no dtype of the protocol.
         """
         start = time.perf_counter()
-        headers, chunks = oip.encode_request(inputs, request_id)
+        headers, chunks = oip.encode_request(inputs, request_id, parameters)
         body = b"".join(chunks)
         sent = time.perf_counter()
         response = self._send("POST", f"/v2/models/{model}/infer", headers, body)
@@ -157,8 +163,10 @@ class Client:
         except requests.Timeout as error:
             raise RemoteTimeout(f"{self.url}: no answer to {path} within {self.timeout_s:g} s") from error
         except requests.ConnectionError as error:
-            return _reason(error), None
-        except requests.RequestException as error:
+            if isinstance(_cause(error), TimeoutError):  # requests calls a stall within the answer a lost connection
+                raise RemoteTimeout(f"{self.url}: the answer to {path} stopped for {self.timeout_s:g} s") from error
+            return str(_cause(error)) or type(_cause(error)).__name__, None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
             raise RemoteError(f"{self.url}: {path}: {error}") from error
 
     def _accepted(self, response: requests.Response, path: str) -> requests.Response:
@@ -166,7 +174,7 @@ class Client:
             return response
         try:
             message = str(response.json()["error"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             message = response.reason or "no reason given"
         raise RemoteRejected(
             f"{self.url}: {path} answered {response.status_code}: {message[:500]}", response.status_code
@@ -174,11 +182,12 @@ class Client:
 
 
 def _milliseconds(microseconds: oip.Scalar | None) -> float | None:
-    return float(microseconds) / 1e3 if isinstance(microseconds, int | float) else None
+    plausible = isinstance(microseconds, int | float) and 0 <= microseconds < 1e12
+    return float(microseconds) / 1e3 if plausible else None  # type: ignore[arg-type]
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause's words: requests and urllib3 wrap it in several layers."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return str(error) or type(error).__name__
+def _cause(error: BaseException) -> BaseException:
+    """The innermost cause: requests and urllib3 wrap it in several layers."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error

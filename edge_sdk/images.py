@@ -15,6 +15,10 @@ from .errors import DataError
 __all__ = ["LabelledImage", "decode_image", "find_images", "fit_image"]
 
 
+_NO_PHOTO = {".bufr", ".eps", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
+"""Suffixes that Pillow claims and mostly cannot read; a folder may well hold such files beside its images."""
+
+
 class LabelledImage(NamedTuple):
     """A file and its class, or None where the folder says nothing of classes."""
 
@@ -34,8 +38,13 @@ def decode_image(source: Path | IO[bytes], name: str = "") -> Image.Image:
     """
     try:
         with Image.open(source) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            if image.mode == "F":
+                raise ValueError("its values are floating-point, of no known range")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+                upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+            return upright.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
         raise DataError(f"{name or source}: not an image that Pillow can read ({error})") from error
 
 
@@ -61,8 +70,10 @@ def find_images(paths: Sequence[Path]) -> list[LabelledImage]:
         if not path.is_dir():
             found.append(LabelledImage(path, None))
             continue
-        suffixes = Image.registered_extensions()
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
+        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN} - _NO_PHOTO
+        files = sorted(
+            f for f in path.rglob("*") if f.suffix.lower() in suffixes and f.is_file() and not f.name.startswith(".")
+        )
         if not files:
             raise DataError(f"{path}: no image in this folder; expected image files, or CLASS/ folders of them")
         found += [LabelledImage(f, f.relative_to(path).parts[0] if f.parent != path else None) for f in files]

@@ -31,6 +31,8 @@ __all__ = [
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_RANK = 16
+MAX_JSON_BYTES = 4 * 2**20
+"""Numbers in JSON take ten times their size in memory, and long to parse."""
 
 Scalar = str | int | float | bool
 Parameters = dict[str, Scalar]
@@ -97,14 +99,16 @@ _response_decoder = msgspec.json.Decoder(_ResponseHeader)
 _encoder = msgspec.json.Encoder()
 
 
-def encode_request(inputs: Mapping[str, Array], request_id: str = "") -> tuple[dict[str, str], list[bytes]]:
+def encode_request(
+    inputs: Mapping[str, Array], request_id: str = "", parameters: Parameters | None = None
+) -> tuple[dict[str, str], list[bytes]]:
     """HTTP headers and body chunks of a request whose tensors, and whose answer's, are binary.
 
     Raises:
         TensorError: an array has no dtype of the protocol.
     """
     tensors = [_describe(name, array, binary=True) for name, array in inputs.items()]
-    header = _encoder.encode(_RequestHeader(tensors, request_id, {"binary_data_output": True}))
+    header = _encoder.encode(_RequestHeader(tensors, request_id, {"binary_data_output": True, **(parameters or {})}))
     return _headers(len(header)), [header, *(_raw(array) for array in inputs.values())]
 
 
@@ -137,6 +141,8 @@ def decode_request(body: bytes, header_length: str | None) -> InferRequest:
         TensorError: the body is not a request; the message says where.
     """
     json_part, raw = _split(body, header_length)
+    if len(json_part) > MAX_JSON_BYTES:
+        raise TensorError(f"the JSON part has more than {MAX_JSON_BYTES} bytes; send tensors as binary data")
     try:
         header = _request_decoder.decode(json_part)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -193,7 +199,9 @@ def _raw(array: Array) -> bytes:
 def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
     if header_length is None:
         return body, memoryview(b"")
-    if not (header_length.isascii() and header_length.isdigit()) or not 0 < int(header_length[:20]) <= len(body):
+    if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 20:
+        raise TensorError(f"{HEADER_LENGTH} is {header_length[:40]!r}; expected an integer of at most 20 digits")
+    if not 0 < int(header_length) <= len(body):
         raise TensorError(
             f"{HEADER_LENGTH} is {header_length[:40]!r}; expected an integer from 1 to the body's {len(body)} bytes"
         )
@@ -223,8 +231,12 @@ def _decode_tensors(tensors: list[Tensor], raw: memoryview) -> dict[str, Array]:
             )
         if offset + int(size) > len(raw):
             raise TensorError(f"tensor {tensor.name!r}: {size} bytes declared, {len(raw) - offset} left in the body")
-        little = np.frombuffer(raw, dtype.newbyteorder("<"), count, offset)
-        arrays[tensor.name] = little.astype(dtype, copy=False).reshape(tensor.shape)
+        array = np.frombuffer(raw, dtype.newbyteorder("<"), count, offset).astype(dtype, copy=False)
+        try:
+            # The JSON part ends anywhere, and not every processor reads unaligned numbers.
+            arrays[tensor.name] = (array if array.flags.aligned else array.copy()).reshape(tensor.shape)
+        except ValueError as error:  # sizes whose product overflows beside a zero
+            raise TensorError(f"tensor {tensor.name!r}: {tensor.shape} is not a shape") from error
         if dtype == np.bool_ and count and np.frombuffer(raw, np.uint8, count, offset).max() > 1:
             raise TensorError(f"tensor {tensor.name!r}: a BOOL byte is neither 0 nor 1")
         offset += int(size)

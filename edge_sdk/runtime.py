@@ -26,7 +26,7 @@ class StepTiming(NamedTuple):
     """Milliseconds of one request by step; ``tail_ms`` is None where the server does not report it.
 
     ``network_ms`` is the round trip less what the server says it computed: the network, the server's queue and HTTP.
-    Steps of parts that run side by side count once, with the slowest.
+    Steps of several remote parts are summed.
     """
 
     encode_ms: float
@@ -161,7 +161,9 @@ class EdgeRuntime:
         client = self._clients[part.placement]
         if part.name not in self._identified:
             self._identify(client, part)
-        outputs, timing = client.infer(part.name, feeds, uuid.uuid4().hex)
+        outputs, timing = client.infer(
+            part.name, feeds, uuid.uuid4().hex, {"edgesdk_bundle_id": self.manifest.bundle_id}
+        )
         try:
             check_feeds(part.outputs, outputs)
             for spec in part.outputs:

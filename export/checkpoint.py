@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write the file aside, then rename it into place."""
-        record = asdict(self)
-        record.pop("weights")
+        record = asdict(replace(self, weights={}))
+        del record["weights"]
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
         save_tensors(path, weights, record)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
+
 from edge_sdk.errors import ConfigError
 
 from .defenses import ModelConfig, defense_class
@@ -44,12 +46,21 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ConfigError("batch_size must be at least 2: batch normalisation needs more than one image")
-        if self.image_size < 16 or self.image_size % 16:
-            raise ConfigError(f"image_size must be a multiple of 16, got {self.image_size}")
+        check_image_size(self.image_size)
         if not 0 <= self.color_jitter < 1:
             raise ConfigError(f"color_jitter must be in [0, 1), got {self.color_jitter}")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+
+
+def check_image_size(image_size: int) -> None:
+    """Refuse a height and width that the backbones cannot take, or that no machine has the memory for.
+
+    Raises:
+        ConfigError: it is not a multiple of 16 from 16 to 4096.
+    """
+    if not 16 <= image_size <= 4096 or image_size % 16:
+        raise ConfigError(f"image size must be a multiple of 16, 16 to 4096, got {image_size}")
 
 
 def zoo(defense: str, model: ModelConfig) -> TrainConfig:
@@ -118,12 +129,9 @@ def model_config(defense: str, **settings: object) -> ModelConfig:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ConfigError(f"{defense} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    for name, value in tuples.items():
-        default = known[name].default
-        if isinstance(default, bool) != isinstance(value, bool) or (
-            isinstance(default, int | float) and not isinstance(value, int | float)
-        ):
-            raise ConfigError(f"{defense}: {name} cannot be {value!r}; its default is {default!r}")
-    config: ModelConfig = cls.Config(**tuples)
+    try:
+        config: ModelConfig = msgspec.convert(settings, cls.Config)
+    except msgspec.ValidationError as error:
+        # A value that the settings' own check refuses comes wrapped; its message is the one to show.
+        raise ConfigError(str(error.__cause__ or f"{defense}: {error}")) from error
     return config

@@ -1,12 +1,13 @@
 """One training loop for every defense.
 
 Each epoch starts from its own seed, so that a run that was stopped after an epoch continues to the same weights, bit
-for bit on the same device and number of threads, without any random state on disk.
+for bit on the same device with the same number of threads, without any random state on disk.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from edge_sdk.errors import DataError, DeviceError
+from edge_sdk.profile.machine import processor_name
 from edge_sdk.progress import track
 
 from .augment import augment
@@ -137,10 +139,11 @@ def evaluate(model: SplitModel, images: Images, device: torch.device, batch_size
 def feature_ranges(
     model: SplitModel, images: Images, device: torch.device, num_images: int = 2000
 ) -> tuple[tuple[float, float], ...]:
-    """Least and largest feature of each share over the first images."""
+    """Least and largest feature of each share, over images spread evenly over all classes."""
     model.eval()
     with torch.no_grad():
-        rows = torch.arange(min(num_images, len(images)))
+        # Evenly spaced: the rows of a folder are sorted by class.
+        rows = torch.linspace(0, len(images) - 1, min(num_images, len(images))).round().long()
         shares = [model.features(_to_batch(images, part, device).images) for part in rows.split(250)]
     return tuple(
         (min(s[k].min().item() for s in shares), max(s[k].max().item() for s in shares)) for k in range(len(shares[0]))
@@ -149,7 +152,7 @@ def feature_ranges(
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Hardware and software that a record of a training names."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "device": f"{device.type} ({name})",
         "num_threads": torch.get_num_threads(),
@@ -215,6 +218,8 @@ class _Run:
             if step % CHECK_STEPS == 0 and not bool(torch.isfinite(totals["loss"])):
                 raise DataError(f"training diverged in epoch {self.epoch + 1}, step {step + 1}; lower --lr")
         means = {name: total.item() / self.steps for name, total in totals.items()}
+        if not math.isfinite(means["loss"]):
+            raise DataError(f"training diverged in epoch {self.epoch + 1}; lower --lr")
         rate = self.optimizer.param_groups[0]["lr"]
         if config.schedule == "plateau":
             self.scheduler.step(means["loss"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 WireDtype = Literal["float32", "float16", "uint8"]
-WIRE_DTYPES: tuple[WireDtype, ...] = get_args(WireDtype)
 
 
 @dataclass(frozen=True)

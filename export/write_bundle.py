@@ -18,9 +18,11 @@ from edge_sdk.images import decode_image, find_images, fit_image
 
 from .checkpoint import Checkpoint, build_defense
 from .cost import count_cost
+from .data import cache_folder, image_folder
+from .data.cifar import ARCHIVES
 from .defenses import BASELINE, defense_class
 from .onnx import OPSET, BatchMode, EdgeGraph, TailGraph, to_onnx
-from .recipes import model_config
+from .recipes import check_image_size, model_config
 from .wire import Wire, WireDtype
 
 PARITY_IMAGES = 64
@@ -35,19 +37,29 @@ class ParityImages(NamedTuple):
     source: str
 
 
-def parity_images(data: Path | None, image_size: int, seed: int = 0) -> ParityImages:
-    """Images to compare torch and ONNX on: evenly spaced ones below ``data``, else seeded uniform noise.
+def parity_images(data: str | None, image_size: int, seed: int = 0) -> ParityImages:
+    """Images to compare torch and ONNX on: evenly spaced ones of a data set, else seeded uniform noise.
+
+    Args:
+        data: as for ``load_splits``; None takes a CIFAR archive that was fetched before, if there is one.
+        image_size: height and width in pixels.
+        seed: of the noise.
 
     Raises:
+        ConfigError: the image size is not a multiple of 16.
         DataError: ``data`` holds no readable image.
     """
+    check_image_size(image_size)
+    if data is None:
+        data = next((name for name, each in ARCHIVES.items() if (cache_folder() / each.file).exists()), None)
     if data is None:
         pixels = np.random.default_rng(seed).integers(0, 256, (PARITY_IMAGES, image_size, image_size, 3), np.uint8)
         return ParityImages(pixels, f"uniform noise, seed {seed}")
-    found = find_images([data])
+    folder = image_folder(data)
+    found = find_images([folder])
     rows = np.linspace(0, len(found) - 1, min(PARITY_IMAGES, len(found))).round().astype(int)
     images = [fit_image(decode_image(found[row].path), image_size, image_size) for row in rows]
-    return ParityImages(np.stack(images), f"{len(images)} real images of {data.name}")
+    return ParityImages(np.stack(images), f"{len(images)} real images of {folder.name}")
 
 
 def export_bundle(
@@ -74,14 +86,16 @@ def export_bundle(
 
     Raises:
         BundleError: ``out`` exists.
-        DataError: the image size is not a multiple of 16, or uint8 is asked of a checkpoint without feature ranges.
+        ConfigError: the image size is not a multiple of 16.
+        DataError: uint8 is asked of a checkpoint without feature ranges.
         BackendError: the exporter or ONNX Runtime refuses a part, or the float32 parity is worse than 1e-3.
     """
     check_target(out)
     size = checkpoint.image_size if image_size is None else image_size
-    if size < 16 or size % 16:
-        raise DataError(f"image size must be a multiple of 16, got {size}")
+    check_image_size(size)
     model = checkpoint.build()
+    if model.fusion is not None:
+        raise BackendError("a model with a fusion cannot be exported by this version")
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         shares = model.features(example.permute(0, 3, 1, 2).float())
@@ -140,9 +154,9 @@ def _compare(
             sent = encoder.run({"image": pixels})
             for i, share in enumerate(edge(torch.from_numpy(pixels))):
                 name, output = names.shares[i], names.outputs[i]
-                features = max(features, _difference(share.numpy(), sent[name]))
+                features = _worse(features, share.numpy(), sent[name])
                 expected = tails[i](share).numpy()
-                logits = max(logits, _difference(expected, backends[i].run({name: sent[name]})[output]))
+                logits = _worse(logits, expected, backends[i].run({name: sent[name]})[output])
     record = {
         "images": images.source,
         "num_images": len(images.pixels),
@@ -150,16 +164,18 @@ def _compare(
         "limit": limit,
         "between": "torch and ONNX Runtime on the CPU",
     }
-    if limit is not None and max(features, logits) > limit:
+    worst = float(np.maximum(features, logits))
+    if not np.isfinite(worst) or (limit is not None and worst > limit):
         raise BackendError(
-            f"the exported model differs from torch by {max(features, logits):.2e}, more than {limit:g}; nothing was "
+            f"the exported model differs from torch by {worst:.2e}, more than {limit or np.inf:g}; nothing was "
             "written. Report it with the model's settings"
         )
     return record
 
 
-def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+def _worse(sofar: float, a: NDArray[Any], b: NDArray[Any]) -> float:
+    """The larger of a difference and that of two arrays; NaN stays NaN."""
+    return float(np.maximum(sofar, np.abs(a.astype(np.float64) - b.astype(np.float64)).max()))
 
 
 def _is_static(model: bytes) -> bool:
@@ -215,10 +231,7 @@ def _manifests(
                 "export": export,
                 "parity": parity,
             },
-            accuracy={
-                **checkpoint.accuracy,
-                "measured_on": f"the torch checkpoint in float32, {checkpoint.data.get('name')}, top-1",
-            },
+            accuracy=_accuracy(checkpoint) if size == checkpoint.image_size else {},
             wire_bytes=sum(spec.bytes_per_sample for spec in encoder.outputs),
             reference=reference,
         ),
@@ -227,6 +240,12 @@ def _manifests(
         manifests[part.placement] = Manifest(**common, party=part.placement, parts=(part,))
         contents[part.placement] = {part.file or "": files[part.name]}
     return manifests, contents
+
+
+def _accuracy(checkpoint: Checkpoint) -> dict[str, Any]:
+    """As recorded at training; says nothing of another image size."""
+    on = f"the torch checkpoint in float32, {checkpoint.data.get('name')}, top-1"
+    return {**checkpoint.accuracy, "measured_on": on}
 
 
 def _undefended_encoder(checkpoint: Checkpoint, size: int, batch: BatchMode) -> bytes:

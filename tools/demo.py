@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from edge_sdk.cli.measure import print_report
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import DataError, EdgeSDKError
+from edge_sdk.images import find_images
 from edge_sdk.profile.end_to_end import MeasureReport, measure
 from edge_sdk.progress import bar
 from export.data import image_folder
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder for the bundles (default: demo/)")
     arguments = parser.parse_args()
     try:
-        images, source = find_images(arguments.images, arguments.out)
+        images, source = choose_images(arguments.images, arguments.out)
         print(f"images: {source}", flush=True)
         reports = [run(defense, images, arguments.n, arguments.out) for defense in DEFENSES]
     except EdgeSDKError as error:
@@ -53,7 +53,7 @@ def main() -> None:
     summarize(reports, source)
 
 
-def find_images(given: str | None, out: Path) -> tuple[Path, str]:
+def choose_images(given: str | None, out: Path) -> tuple[Path, str]:
     """A folder of test images, and where they are from."""
     if given is not None:
         return image_folder(given), given
@@ -83,8 +83,10 @@ def run(defense: str, images: Path, n: int, out: Path) -> MeasureReport:
     """Export, serve and measure one shipped model."""
     bundle = out / defense
     shutil.rmtree(bundle, ignore_errors=True)
-    subprocess.run([*EDGESDK, "export", "--defense", defense, "--out", str(bundle), "--data", str(images)], check=True)
-    available = sum(1 for path in images.rglob("*") if path.is_file())
+    command = [*EDGESDK, "export", "--defense", defense, "--out", str(bundle), "--data", str(images)]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(1)  # it has said why
+    available = len(find_images([images]))
     with serving(bundle / "server0") as url, bar(f"measuring {defense}") as advance:
         return measure(bundle / "edge", [url], images, num_images=min(n, available), progress=advance)
 
@@ -115,7 +117,7 @@ def summarize(reports: list[MeasureReport], source: str) -> None:
             [
                 report.defense,
                 accuracy,
-                f"{report.wire_bytes_per_image:,}",
+                f"{report.feature_bytes_per_image:,}",
                 steps["encode"],
                 steps["network"],
                 steps["tail"],
@@ -126,11 +128,9 @@ def summarize(reports: list[MeasureReport], source: str) -> None:
     print_table(
         f"end to end: {reports[0].num_images} images, one at a time, client and server on one machine\n"
         f"{reports[0].machine}\n{source}",
-        ["defense", "accuracy", "bytes sent", "encode p50 ms", "network p50", "tail p50", "total p50", "total p99"],
+        ["defense", "accuracy", "feature bytes", "encode p50 ms", "network p50", "tail p50", "total p50", "total p99"],
         rows,
     )
-    if np.isfinite(ratio := reports[0].wire_bytes_per_image / reports[-1].wire_bytes_per_image):
-        print(f"{reports[-1].defense} sends {ratio:.1f} times fewer bytes than {reports[0].defense}.")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError, needs_extra
+from ..errors import BackendError
 from ..tensors import DTYPES, Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ class OnnxRuntimeBackend:
     """
 
     def __init__(self, model: bytes, num_threads: int | None = None) -> None:
-        with needs_extra("onnxruntime", "running a bundle"):
+        try:
             import onnxruntime
+        except ModuleNotFoundError as error:
+            raise BackendError("ONNX Runtime is not installed: pip install onnxruntime") from error
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

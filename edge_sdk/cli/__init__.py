@@ -47,4 +47,13 @@ def main() -> None:
     try:
         app(prog_name="edgesdk")
     except EdgeSDKError as error:
-        sys.exit(f"edgesdk: {error}")
+        sys.exit(f"edgesdk: {_one_line(str(error))}")
+    except OSError as error:
+        if error.filename is None:
+            raise  # no file that the user named
+        sys.exit(f"edgesdk: {_one_line(str(error.filename))}: {error.strerror}")
+
+
+def _one_line(text: str) -> str:
+    """Libraries' and servers' messages have lines and control codes of their own."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -33,7 +33,7 @@ def export(
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16; default: the one of the training."),
     batch: Batch = typer.Option(Batch.DYNAMIC, help="static fixes batch 1."),
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
-    data: Path | None = typer.Option(None, help="Images to compare torch and ONNX on; default: seeded noise."),
+    data: str | None = typer.Option(None, help="Images to compare torch and ONNX on, as for train; else noise."),
 ) -> None:
     """Export a trained model as a bundle: a folder for the device, and one for each server.
 

@@ -37,7 +37,9 @@ def print_report(report: MeasureReport) -> None:
     """The report as a table."""
     from .tables import print_table
 
-    accuracy = "not known: the folders name no class" if report.accuracy is None else f"{report.accuracy:.2%}"
+    accuracy = "not known: the folders name no class of the bundle"
+    if report.accuracy is not None:
+        accuracy = f"{report.accuracy:.2%} of {report.num_labelled} labelled images"
     steps = {**report.steps, "total": report.total}
     rows = []
     for name, stats in steps.items():
@@ -49,7 +51,7 @@ def print_report(report: MeasureReport) -> None:
                      f"{share:.0%}"])  # fmt: skip
     print_table(
         f"{report.defense}: {report.num_images} images of {report.data}, one at a time\n"
-        f"accuracy {accuracy}; {report.wire_bytes_per_image:,} bytes sent an image; "
+        f"accuracy {accuracy}; {report.feature_bytes_per_image:,} bytes of features an image; "
         f"{report.images_per_second:.0f} images/s\n{report.machine}",
         ["step, ms", "p50", "p90", "p95", "p99", "mean", "share"],
         rows,

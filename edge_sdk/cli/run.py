@@ -51,4 +51,5 @@ def _decoded(sources: list[str]) -> Iterator[tuple[str, Image]]:
             yield "-", decode_image(io.BytesIO(sys.stdin.buffer.read()), "standard input")
             continue
         for found in find_images([Path(source)]):
-            yield str(found.path), decode_image(found.path)
+            # A name that is no UTF-8 can be opened, not printed.
+            yield str(found.path).encode(errors="replace").decode(), decode_image(found.path)

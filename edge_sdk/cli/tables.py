@@ -31,8 +31,11 @@ def check_json_target(path: str | None) -> None:
 
     from ..errors import DataError
 
-    if path not in (None, "-") and not Path(path or "").parent.is_dir():
-        raise DataError(f"{path}: cannot be written, there is no folder {Path(path or '').parent}")
+    if path is None or path == "-":
+        return
+    target = Path(path)
+    if not target.name or target.is_dir() or not target.parent.is_dir():
+        raise DataError(f"{path or repr(path)}: cannot be written; expected a file in a folder that exists")
 
 
 def write_json(path: str, content: object) -> None:

@@ -23,10 +23,10 @@ def train(
     lr: float | None = typer.Option(None, help="Highest learning rate, instead of the recipe's."),
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16, instead of the recipe's."),
     precision: str | None = typer.Option(None, help="float32 or bfloat16 (mixed), instead of the recipe's."),
-    seed: int = typer.Option(0, min=0, help="Of the weights, the order and the augmentation."),
+    seed: int = typer.Option(0, min=0, max=2**31, help="Of the weights, the order and the augmentation."),
     split_seed: int = typer.Option(0, min=0, help="Of the train, validation and auxiliary parts."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
-    threads: int | None = typer.Option(None, min=1, help="CPU threads of torch."),
+    threads: int | None = typer.Option(None, min=1, max=1024, help="CPU threads of torch."),
     resume: bool = typer.Option(False, help="Continue the run that is in --out."),
 ) -> None:
     """Train a defended model, or the undefended baseline.
@@ -37,6 +37,7 @@ def train(
     with needs_extra("export", "edgesdk train"):
         import torch
 
+        from export.checkpoint import build_defense
         from export.data import load_splits
         from export.recipes import recipe_config
         from export.train import check_out, choose_device
@@ -56,6 +57,8 @@ def train(
     }
     # Checked once before the images are read, and again with their number of classes.
     config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
+    with torch.device("meta"):
+        build_defense(defense, config.model)
     chosen = choose_device(device)
     check_out(out, resume)
     splits = load_splits(data, config.image_size, split_seed)

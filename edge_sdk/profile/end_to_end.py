@@ -23,9 +23,12 @@ and the server's queue; the tail on the server, as it reports it; fusion on the 
 
 
 class MeasureReport(msgspec.Struct, frozen=True):
-    """``steps`` has the STEPS; ``tail`` is None, and counted in ``network``, where the server does not report it.
+    """What one device and its servers did over a set of images, one request at a time.
 
-    ``accuracy`` is None where the images' folders name no class. One request at a time: throughput is its inverse.
+    ``total`` is measured around the whole request. ``steps`` has the STEPS; ``tail`` is None, and counted in
+    ``network``, where the server does not report it. ``accuracy`` is of the ``num_labelled`` images whose folder is one
+    of the bundle's labels, None where there is none. ``feature_bytes_per_image`` is what the tensors hold, without the
+    few hundred bytes of headers.
     """
 
     bundle_id: str
@@ -36,7 +39,7 @@ class MeasureReport(msgspec.Struct, frozen=True):
     num_images: int
     num_labelled: int
     accuracy: float | None
-    wire_bytes_per_image: int
+    feature_bytes_per_image: int | None
     images_per_second: float
     total: LatencyStats
     steps: dict[str, LatencyStats | None]
@@ -79,10 +82,13 @@ def measure(
         for _ in range(warmup):
             _request(runtime, found[0])
         rows: list[Row] = []
+        totals: list[float] = []
         predicted: list[int] = []
         began = time.perf_counter()
         for i, image in enumerate(found):
+            start = time.perf_counter()
             row, label = _request(runtime, image)
+            totals.append((time.perf_counter() - start) * 1e3)
             rows.append(row)
             predicted.append(label)
             progress(i + 1, len(found))
@@ -98,9 +104,9 @@ def measure(
         num_images=len(found),
         num_labelled=len(known),
         accuracy=sum(label == p for label, p in known) / len(known) if known else None,
-        wire_bytes_per_image=manifest.wire_bytes or 0,
+        feature_bytes_per_image=manifest.wire_bytes,
         images_per_second=len(found) / seconds,
-        total=LatencyStats.of([sum(time or 0 for time in row) for row in rows], warmup),
+        total=LatencyStats.of(totals, warmup),
         steps={step: _step([row[k] for row in rows], warmup) for k, step in enumerate(STEPS)},
     )
 

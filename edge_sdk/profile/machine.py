@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 
 import msgspec
 
-__all__ = ["Machine"]
+__all__ = ["Machine", "processor_name"]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -24,15 +23,17 @@ class Machine(msgspec.Struct, frozen=True):
     @classmethod
     def here(cls) -> Machine:
         """This one."""
+        import onnxruntime
+
         from .. import __version__
 
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
-            processor=_processor(),
+            processor=processor_name(),
             num_cpus=usable,
             python=platform.python_version(),
-            onnxruntime=metadata.version("onnxruntime"),
+            onnxruntime=onnxruntime.__version__,  # of whichever distribution: a Jetson has its own
             edgesdk=__version__,
         )
 
@@ -40,8 +41,8 @@ class Machine(msgspec.Struct, frozen=True):
         return f"{self.processor}, {self.num_cpus} CPUs, {self.system}, ONNX Runtime {self.onnxruntime}"
 
 
-def _processor() -> str:
-    """The device tree names a Jetson, /proc/cpuinfo a PC."""
+def processor_name() -> str:
+    """From the device tree, which names a Jetson, else /proc/cpuinfo, which names a PC's CPU."""
     try:
         with open("/proc/device-tree/model", "rb") as file:
             return file.read().rstrip(b"\0").decode()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,10 @@ from edge_sdk.errors import DataError
 from edge_sdk.progress import track_bytes
 
 SITE = "https://www.cs.toronto.edu/~kriz/"
+
+
+TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What a file that is no tar, or a damaged one, can raise."""
 
 
 class Archive(NamedTuple):
@@ -68,7 +74,7 @@ def read_files(files: dict[str, bytes], where: str) -> dict[str, Arrays]:
         return {part: _python([files[part]], names, b"fine_labels") for part in ("train", "test")}
     except KeyError as error:
         raise DataError(f"{where}: incomplete CIFAR archive, {error} is missing") from error
-    except (ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (ValueError, TypeError, AttributeError, EOFError, MemoryError, pickle.UnpicklingError) as error:
         raise DataError(f"{where}: malformed CIFAR archive ({error})") from error
 
 
@@ -117,7 +123,7 @@ def read_tar(path: Path) -> dict[str, bytes] | None:
             if not is_cifar({Path(m.name).name for m in members}):
                 return None
             return {Path(m.name).name: _read(tar, m) for m in members}
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except TAR_ERRORS as error:
         raise DataError(f"{path}: not a readable tar archive ({error})") from error
 
 
@@ -166,6 +172,9 @@ def _checked(arrays: Arrays) -> Arrays:
         raise ValueError(f"{len(arrays.labels)} labels for {len(arrays.images)} images")
     if not 0 <= arrays.labels.min() <= arrays.labels.max() < len(arrays.class_names):
         raise ValueError(f"a label outside 0 to {len(arrays.class_names) - 1}")
+    names = arrays.class_names
+    if len(set(names)) < len(names) or any(not n or n.startswith(".") or set(n) & set("/\\\0") for n in names):
+        raise ValueError(f"class names that are not plain and different: {names}"[:200])
     return arrays
 
 

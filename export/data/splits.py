@@ -13,6 +13,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ TEST_SHARE = 0.15
 """Of the training images; the last only where a data set brings no test images of its own."""
 
 
-class Images(NamedTuple):
+@dataclass(frozen=True)
+class Images:
     """``pixels`` uint8 ``(N, H, W, 3)``, ``labels`` int64 ``(N,)``; ``sha256`` of the sorted hashes of the images."""
 
     pixels: NDArray[np.uint8]
@@ -44,7 +46,7 @@ class Images(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """A data set in four disjoint parts."""
+    """A data set in four parts. Train, validation and auxiliary are disjoint; ``test`` is as the data set brings it."""
 
     name: str
     class_names: tuple[str, ...]
@@ -179,7 +181,7 @@ def _unpack(path: Path) -> Path:
         try:
             with tarfile.open(path) as tar:
                 tar.extractall(aside, filter="data")
-        except (tarfile.TarError, EOFError) as error:
+        except cifar.TAR_ERRORS as error:
             raise DataError(f"{path}: cannot be unpacked ({error})") from error
 
     _make_once(target, extract)

@@ -31,7 +31,7 @@ class Undefended:
         """The backbone, cut.
 
         Raises:
-            ConfigError: ``split`` leaves no block on one of the two sides.
+            ConfigError: ``split`` leaves no block on the device, or is more than there are.
         """
         config = self.config
         backbone = build_backbone(config.backbone, config.num_classes)

@@ -104,11 +104,16 @@ def _set(**fields):
         (_set(format_version=2), "this edgesdk reads format 1"),
         (lambda m: m.pop("bundle_id"), "bundle_id"),
         (_set(surprise=1), "surprise"),
-        (_set(parts=[]), "0 parts"),
+        (_set(parts=[]), "0 parts; the first must be one that edge runs"),
         (_set(parts={}), "parts"),
         (lambda m: m["parts"][0].update(file="../encoder.onnx"), "not a plain file name"),
         (lambda m: m["parts"][0].update(file="other.onnx"), "does not list other.onnx"),
         (lambda m: m["parts"][0].update(file=None), "runs on edge; its file is None"),
+        (lambda m: m["parts"][0].update(placement="server1"), "the first must be one that edge runs"),
+        (lambda m: m["parts"][0].update(cost=None), "a file and no cost"),
+        (lambda m: m["parts"][1].update(outputs=[]), "no inputs or no outputs"),
+        (lambda m: m["reference"].update(file=None), "the reference encoder has no file"),
+        (lambda m: m["parts"][0]["inputs"][0].update(dtype="FP32"), "must take one UINT8 image"),
         (lambda m: m["parts"][1].update(file="tail.onnx"), "runs on server0"),
         (lambda m: m["parts"][0]["inputs"][0].update(dtype="BYTES"), "BYTES"),
         (lambda m: m["parts"][0]["inputs"][0].update(shape=[None, None, 32, 3]), "first axis only"),
@@ -123,6 +128,18 @@ def test_a_manifest_that_is_none_is_refused(edge, change, words):
     with pytest.raises(BundleError) as caught:
         open_party(edge)
     assert words in str(caught.value)
+
+
+def test_a_manifest_nested_too_deep_is_refused(edge):
+    _rewrite(edge, lambda m: None)
+    text = (edge / "manifest.json").read_text().replace('"preprocessing": {', '"preprocessing": {"x": ' + "[" * 9000, 1)
+    (edge / "manifest.json").write_text(text)
+    sums = (edge / "SHA256SUMS").read_text().splitlines()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    lines = [f"{digest}  manifest.json" if line.endswith("manifest.json") else line for line in sums]
+    (edge / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    with pytest.raises(BundleError, match="not a valid manifest"):
+        open_party(edge)
 
 
 def test_the_wrong_folder_says_which_is_right(bundle, tmp_path):
@@ -151,6 +168,10 @@ def test_nothing_is_written_over_anything_and_nothing_half(bundle, tmp_path):
     (target / "precious").touch()
     with pytest.raises(BundleError, match="exists already"):
         write_bundle(target, {"edge": edge.manifest}, files)
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="is not a folder that can be written to"):
+        write_bundle(tmp_path / "file" / "b", {"edge": edge.manifest}, files)
+    (tmp_path / "file").unlink()
     broken = msgspec.structs.replace(edge.manifest, parts=())
     with pytest.raises(BundleError):
         write_bundle(tmp_path / "new", {"edge": broken}, files)

@@ -172,6 +172,25 @@ def test_an_address_that_is_none_is_refused(url):
         Client(url)
 
 
+@pytest.mark.parametrize("url", ["http://a..b:8000", "http://" + "a" * 70 + ":8000"])
+def test_a_host_name_that_is_none_is_an_error_of_ours(url):
+    with Client(url, retries=0) as client, pytest.raises(RemoteError):
+        client.metadata("m")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e10])
+def test_a_timeout_that_is_none_is_refused(timeout):
+    with pytest.raises(RemoteError, match="timeout must be"):
+        Client("http://127.0.0.1:1", timeout_s=timeout)
+
+
+def test_an_answer_that_stops_half_way_times_out():
+    stalled = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"
+    with answering(stalled, 1.0) as (url, _), Client(url, timeout_s=0.3) as client:
+        with pytest.raises(RemoteTimeout, match=r"stopped for 0\.3 s"):
+            client.infer("m", X)
+
+
 @pytest.mark.parametrize("body", [b"[]", b"x", b'"m"'])
 def test_metadata_that_is_none_is_refused(body):
     with (

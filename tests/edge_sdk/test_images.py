@@ -21,7 +21,7 @@ def test_a_wide_image_is_cropped_at_its_centre():
     assert fitted.min() == 200
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
 def test_every_mode_becomes_rgb(mode, format_):
     buffer = io.BytesIO()
@@ -30,6 +30,18 @@ def test_every_mode_becomes_rgb(mode, format_):
     except OSError:
         pytest.skip(f"{format_} cannot hold {mode}")
     assert decode_image(io.BytesIO(buffer.getvalue())).mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_a_pixel_are_scaled_not_clipped(tmp_path, mode):
+    Image.fromarray(np.full((4, 4), 32896, np.uint16)).convert(mode).save(tmp_path / "deep.tiff")
+    assert np.unique(np.asarray(decode_image(tmp_path / "deep.tiff"))).tolist() == [128]
+
+
+def test_a_floating_point_image_is_refused(tmp_path):
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match="floating-point"):
+        decode_image(tmp_path / "float.tiff")
 
 
 def test_the_exif_orientation_is_applied(tmp_path):
@@ -67,7 +79,7 @@ def test_an_image_bomb_is_refused(tmp_path, monkeypatch):
 
 
 def test_folders_give_their_images_sorted_with_classes(tmp_path):
-    for name in ("b/2.png", "a/1.jpg", "top.png", "a/deep/3.png", "a/notes.txt"):
+    for name in ("b/2.png", "a/1.jpg", "top.png", "a/deep/3.png", "a/notes.txt", "a/._1.jpg", "paper.pdf"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

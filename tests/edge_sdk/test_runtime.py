@@ -8,12 +8,13 @@ from onnx import TensorProto, helper
 
 from edge_sdk import EdgeRuntime
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
-from edge_sdk.bundle import EDGE, Manifest, Part, open_party, write_bundle
+from edge_sdk.bundle import EDGE, Cost, Manifest, Part, open_party, write_bundle
 from edge_sdk.errors import BundleError, RemoteError, TensorError
 from edge_sdk.tensors import TensorSpec
 
 from ..conftest import serving
 
+FREE = Cost(0, 0, 0, 0, ())
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
@@ -46,6 +47,29 @@ def test_nothing_is_sent_to_a_server_of_another_bundle(bundle, other_bundle):
         pytest.raises(RemoteError, match="deploy both from one export"),
     ):
         runtime.predict(IMAGES)
+
+
+def test_a_bundle_deployed_anew_at_the_same_address_is_noticed(bundle, other_bundle, tmp_path):
+    """The server is replaced by one with other weights and the same shapes, after the client has connected."""
+    from export.checkpoint import Checkpoint, build_defense
+    from export.recipes import model_config
+    from export.write_bundle import export_bundle, parity_images
+
+    config = model_config("siftfunnel")
+    model = build_defense("siftfunnel", config)
+    names = open_party(bundle / "edge").manifest.labels
+    fresh = Checkpoint(
+        defense="siftfunnel", config=config, weights=model.state_dict(), image_size=32, class_names=names, data={},
+        training={}, accuracy={}, feature_ranges=((0.0, 1.0),),
+    )  # fmt: skip
+    export_bundle(fresh, tmp_path / "fresh", images=parity_images(None, 32))
+    with serving(bundle / "server0") as (url, first), EdgeRuntime(bundle / "edge", [url]) as runtime:
+        runtime.predict(IMAGES)
+        first.kill()
+        first.wait()
+        with serving(tmp_path / "fresh" / "server0", "--port", url.rpartition(":")[2]):
+            with pytest.raises(RemoteError, match="this server holds bundle"):
+                runtime.predict(IMAGES)
 
 
 def test_a_server_of_another_protocol_is_refused(bundle):
@@ -115,7 +139,7 @@ def noisy(tmp_path):
     content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
     onnx.checker.check_model(content)
     specs = (TensorSpec("image", "UINT8", (None, 4, 4, 3)), TensorSpec("noise", "FP32", (None, 1000), "normal"))
-    part = Part("encoder", EDGE, specs, (TensorSpec("z", "FP32", (None, 1000)),), "encoder.onnx")
+    part = Part("encoder", EDGE, specs, (TensorSpec("z", "FP32", (None, 1000)),), "encoder.onnx", FREE)
     manifest = Manifest(format_version=1, bundle_id="0" * 64, party=EDGE, parts=(part,), defense="any")
     write_bundle(tmp_path / "b", {EDGE: manifest}, {EDGE: {"encoder.onnx": content}})
     return tmp_path / "b"
@@ -155,12 +179,14 @@ def test_fusion_runs_on_the_device(bundle, tmp_path):
     fusion = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
     logits = {n: (TensorSpec(f"logits_{n}", "FP32", (None, 10)),) for n in ("a", "b")}
     remote = {n: Part(f"tail_{n}", f"server{i}", tail.inputs, logits[n]) for i, n in enumerate("ab")}
-    fuse = Part("fusion", EDGE, (*logits["a"], *logits["b"]), (TensorSpec("fused", "FP32", (None, 10)),), "fusion.onnx")
+    fuse = Part(
+        "fusion", EDGE, (*logits["a"], *logits["b"]), (TensorSpec("fused", "FP32", (None, 10)),), "fusion.onnx", FREE
+    )
     parts = (edge.manifest.parts[0], *remote.values(), fuse)
     manifests = {EDGE: msgspec.structs.replace(edge.manifest, parts=parts, reference=None)}
     files = {EDGE: {"encoder.onnx": edge.files["encoder.onnx"], "fusion.onnx": fusion}}
     for i, n in enumerate("ab"):
-        local = msgspec.structs.replace(remote[n], file="tail.onnx")
+        local = msgspec.structs.replace(remote[n], file="tail.onnx", cost=FREE)
         manifests[f"server{i}"] = msgspec.structs.replace(server.manifest, party=f"server{i}", parts=(local,))
         files[f"server{i}"] = {"tail.onnx": renamed[n]}
     write_bundle(tmp_path / "two", manifests, files)

@@ -188,6 +188,8 @@ class _Evil:
         (lambda f: f.update({"data_batch_3.bin": b"x" * 100}), "malformed"),
         (lambda f: f.update({"data_batch_3.bin": bytes([11]) + bytes(3072)}), "a label outside 0 to 9"),
         (lambda f: f.update({"batches.meta.txt": b"\xff"}), "malformed"),
+        (lambda f: f.update({"batches.meta.txt": b"../../a /b " + b" ".join(b"%d" % i for i in range(8))}), "plain"),
+        (lambda f: f.update({"batches.meta.txt": b"a " * 10}), "plain"),
     ],
 )
 def test_a_damaged_binary_archive_is_refused(tmp_path, change, words):
@@ -211,6 +213,20 @@ def test_a_damaged_or_hostile_pickle_is_refused(tmp_path, content, words):
     files.update({f"data_batch_{i}": content for i in range(1, 6)})
     with pytest.raises(DataError, match=words):
         load_splits(str(_tar(tmp_path / "c.tgz", files)), 32)
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz"])
+def test_a_damaged_compression_is_refused(tmp_path, kind):
+    path = tmp_path / f"c.tar.{kind}"
+    with tarfile.open(path, f"w:{kind}") as tar:
+        info = tarfile.TarInfo("a/b.png")
+        info.size = 100_000
+        tar.addfile(info, io.BytesIO(RANDOM.bytes(100_000)))
+    content = path.read_bytes()
+    for position in range(20, len(content), 9001):
+        path.write_bytes(content[:position] + b"\xff\x00\xff" + content[position + 3 :])
+        with pytest.raises(DataError):
+            load_splits(str(path), 32)
 
 
 def test_what_is_no_data_set_is_refused(tmp_path):

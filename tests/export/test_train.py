@@ -137,6 +137,28 @@ def test_a_diverging_training_stops(splits, tmp_path):
         train(config, splits, tmp_path, device=CPU)
 
 
+def test_a_divergence_in_the_last_step_is_not_saved(splits, tmp_path, monkeypatch):
+    import export.train
+
+    monkeypatch.setattr(export.train, "CHECK_STEPS", 10**9)
+    with pytest.raises(DataError, match="diverged"):
+        train(_config(splits, "none", learning_rate=1e18), splits, tmp_path, device=CPU)
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_feature_ranges_come_from_all_classes(splits, make_checkpoint):
+    from export.train import feature_ranges
+
+    model = make_checkpoint("none").build()
+    with torch.no_grad():
+        images = torch.from_numpy(splits.train.pixels).permute(0, 3, 1, 2).float() / 255
+        rows = torch.linspace(0, len(images) - 1, 20).round().long()
+        (features,) = model.features(images[rows])
+    assert len(set(splits.train.labels[rows].tolist())) == len(splits.class_names)
+    ((low, high),) = feature_ranges(model, splits.train, CPU, num_images=20)
+    assert (low, high) == pytest.approx((features.min().item(), features.max().item()), rel=1e-5)
+
+
 def test_too_few_images_for_a_batch_are_refused(splits, tmp_path):
     with pytest.raises(DataError, match="fewer than one batch of 4096"):
         train(_config(splits, "none", batch_size=4096), splits, tmp_path, device=CPU)

@@ -7,7 +7,7 @@ import torch
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import open_party
-from edge_sdk.errors import BackendError, BundleError, DataError
+from edge_sdk.errors import BackendError, BundleError, ConfigError
 from export.checkpoint import build_defense
 from export.cost import count_cost
 from export.onnx import OPSET, to_onnx
@@ -85,7 +85,7 @@ def test_the_same_checkpoint_gives_the_same_bundle(bundle, make_checkpoint, tmp_
 
 
 def test_real_images_are_recorded(image_folder):
-    images = parity_images(image_folder / "test", 32)
+    images = parity_images(str(image_folder), 32)
     assert images.pixels.shape[1:] == (32, 32, 3)
     assert images.source == f"{len(images.pixels)} real images of test"
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(make_checkpoi
     (tmp_path / "there" / "file").touch()
     with pytest.raises(BundleError, match="exists already"):
         export_bundle(checkpoint, tmp_path / "there", images=images)
-    with pytest.raises(DataError, match="multiple of 16, got 40"):
+    with pytest.raises(ConfigError, match="got 40"):
         export_bundle(checkpoint, tmp_path / "b", images=images, image_size=40)
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
 
@@ -109,6 +109,20 @@ def test_a_parity_worse_than_the_limit_is_refused(make_checkpoint, tmp_path, mon
     with pytest.raises(BackendError, match=r"differs from torch by .* nothing was written"):
         export_bundle(make_checkpoint("none"), tmp_path / "b", images=parity_images(None, 32))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_gives_nan_is_refused(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint("none")
+    checkpoint.weights["edge.1.0.weight"][0, 0, 0, 0] = float("nan")
+    for wire in ("float32", "float16"):
+        with pytest.raises(BackendError, match="differs from torch by nan"):
+            export_bundle(checkpoint, tmp_path / "b", images=parity_images(None, 32), wire_dtype=wire)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_image_size_says_nothing_of_accuracy(make_checkpoint, tmp_path):
+    export_bundle(make_checkpoint("none"), tmp_path / "b", images=parity_images(None, 48), image_size=48)
+    assert open_party(tmp_path / "b" / "edge").manifest.accuracy == {}
 
 
 @pytest.mark.parametrize("size", [16, 32])
