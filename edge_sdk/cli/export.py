@@ -39,11 +39,14 @@ def export(
 
     The ONNX files are compared with torch over 64 images; a float32 export that differs by more than 1e-3 is refused.
     """
+    from ..bundle import check_target
+
     with needs_extra("export", "edgesdk export"):
         from export.checkpoint import load_checkpoint
         from export.write_bundle import export_bundle, parity_images
         from export.zoo import zoo_model
     target = out or Path(f"{defense}-{backbone}")
+    check_target(target)
     source = load_checkpoint(checkpoint or zoo_model(defense, backbone))
     source.require(defense, backbone)
     images = parity_images(data, image_size or source.image_size)

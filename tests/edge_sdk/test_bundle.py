@@ -114,7 +114,7 @@ def _set(**fields):
         (lambda m: m["parts"][1].update(outputs=[]), "no inputs or no outputs"),
         (lambda m: m["reference"].update(file=None), "the reference encoder has no file"),
         (lambda m: m["parts"][0]["inputs"][0].update(dtype="FP32"), "must take one UINT8 image"),
-        (lambda m: m["parts"][1].update(file="tail.onnx"), "runs on server0"),
+        (lambda m: m["parts"][1].update(file="tail.onnx", cost=m["parts"][0]["cost"]), "runs on server0"),
         (lambda m: m["parts"][0]["inputs"][0].update(dtype="BYTES"), "BYTES"),
         (lambda m: m["parts"][0]["inputs"][0].update(shape=[None, None, 32, 3]), "first axis only"),
         (lambda m: m["parts"][1]["inputs"][0].update(name="other"), "no part before it gives"),

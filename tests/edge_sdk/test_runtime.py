@@ -67,9 +67,9 @@ def test_a_bundle_deployed_anew_at_the_same_address_is_noticed(bundle, other_bun
         runtime.predict(IMAGES)
         first.kill()
         first.wait()
-        with serving(tmp_path / "fresh" / "server0", "--port", url.rpartition(":")[2]):
-            with pytest.raises(RemoteError, match="this server holds bundle"):
-                runtime.predict(IMAGES)
+        again = serving(tmp_path / "fresh" / "server0", "--port", url.rpartition(":")[2])
+        with again, pytest.raises(RemoteError, match="this server holds bundle"):
+            runtime.predict(IMAGES)
 
 
 def test_a_server_of_another_protocol_is_refused(bundle):
