@@ -1,6 +1,6 @@
 """Export the shipped models, serve their tails, send real images through, and print what came out and what it cost.
 
-    python tools/demo.py [IMAGES] [--n 500]
+    python tools/demo.py [IMAGES] [--n 2000]
 
 IMAGES is an image folder or an archive of one. Without it: the CIFAR-10 images beside the checkout or in the cache,
 else the public archive (fetched, MD5 checked), else, offline, the photographs that scikit-image carries.
@@ -37,7 +37,7 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="?", help="an image folder, or an archive of one")
-    parser.add_argument("--n", type=int, default=500, help="images to send (default: 500)")
+    parser.add_argument("--n", type=int, default=2000, help="images to send (default: 2000)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder for the bundles (default: demo/)")
     arguments = parser.parse_args()
     try:
@@ -111,7 +111,10 @@ def summarize(reports: list[MeasureReport], source: str) -> None:
     """One table, a row a model."""
     rows = []
     for report in reports:
-        accuracy = "-" if report.accuracy is None else f"{report.accuracy:.2%}"
+        accuracy = "-"
+        if report.accuracy is not None:
+            error = (report.accuracy * (1 - report.accuracy) / report.num_labelled) ** 0.5
+            accuracy = f"{report.accuracy:.1%} +- {error:.1%}"
         steps = {name: f"{stats.p50_ms:.2f}" if stats else "-" for name, stats in report.steps.items()}
         rows.append(
             [
@@ -128,7 +131,16 @@ def summarize(reports: list[MeasureReport], source: str) -> None:
     print_table(
         f"end to end: {reports[0].num_images} images, one at a time, client and server on one machine\n"
         f"{reports[0].machine}\n{source}",
-        ["defense", "accuracy", "feature bytes", "encode p50 ms", "network p50", "tail p50", "total p50", "total p99"],
+        [
+            "defense",
+            "accuracy (std. error)",
+            "feature bytes",
+            "encode p50 ms",
+            "network p50",
+            "tail p50",
+            "total p50",
+            "total p99",
+        ],
         rows,
     )
 
