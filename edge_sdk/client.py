@@ -182,8 +182,9 @@ class Client:
 
 
 def _milliseconds(microseconds: oip.Scalar | None) -> float | None:
-    plausible = isinstance(microseconds, int | float) and 0 <= microseconds < 1e12
-    return float(microseconds) / 1e3 if plausible else None  # type: ignore[arg-type]
+    if isinstance(microseconds, int | float) and 0 <= microseconds < 1e12:
+        return float(microseconds) / 1e3
+    return None  # not reported, or not a time
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -146,8 +146,8 @@ def _compare(
 ) -> dict[str, Any]:
     """Largest absolute differences between torch and ONNX Runtime: features (in units as sent) and logits."""
     features, logits = 0.0, 0.0
-    batch = 1 if _is_static(files["encoder"]) else len(images.pixels)
     with OnnxRuntimeBackend(files["encoder"]) as encoder, torch.no_grad():
+        batch = encoder.inputs[0].shape[0] or len(images.pixels)
         backends = [OnnxRuntimeBackend(files[name]) for name in names.tails]
         for start in range(0, len(images.pixels), batch):
             pixels = images.pixels[start : start + batch]
@@ -176,11 +176,6 @@ def _compare(
 def _worse(sofar: float, a: NDArray[Any], b: NDArray[Any]) -> float:
     """The larger of a difference and that of two arrays; NaN stays NaN."""
     return float(np.maximum(sofar, np.abs(a.astype(np.float64) - b.astype(np.float64)).max()))
-
-
-def _is_static(model: bytes) -> bool:
-    with OnnxRuntimeBackend(model) as backend:
-        return backend.inputs[0].shape[0] is not None
 
 
 def _manifests(
