@@ -8,6 +8,7 @@ long a body, 415 for an encoding that is not spoken, 500 for a model that failed
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -33,6 +34,9 @@ DEFAULT_MAX_BODY = 64 * 2**20
 MAX_MESSAGE = 500
 """Characters of an error: a client's own names are not echoed without end."""
 
+ALONE_SECONDS = 1.0
+"""After which a connection that nobody else has asked beside counts as the only one."""
+
 _log = logging.getLogger("edgesdk.cloud")
 
 
@@ -46,17 +50,14 @@ def build_app(models: list[Model], *, max_body_bytes: int = DEFAULT_MAX_BODY) ->
     service = _Service({model.name: model for model in models}, max_body_bytes)
     model = "/v2/models/{name}"
     version = model + "/versions/{version}"
-    routes = [
+    routes = [Route(f"{prefix}/infer", service.infer, methods=["POST"]) for prefix in (model, version)]  # matched first
+    for prefix in (model, version):
+        routes += [Route(prefix, service.model_metadata), Route(f"{prefix}/ready", service.model_ready)]
+    routes += [
         Route("/v2", service.server_metadata),
         Route("/v2/health/live", service.live),
         Route("/v2/health/ready", service.ready),
     ]
-    for prefix in (model, version):
-        routes += [
-            Route(prefix, service.model_metadata),
-            Route(f"{prefix}/ready", service.model_ready),
-            Route(f"{prefix}/infer", service.infer, methods=["POST"]),
-        ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _our_fault})
 
 
@@ -69,6 +70,7 @@ class _Service:
     def __init__(self, models: dict[str, Model], max_body_bytes: int) -> None:
         self.models = models
         self.max_body_bytes = max_body_bytes
+        self._clients = _Clients()
 
     async def live(self, request: Request) -> Response:
         return _json({"live": True})
@@ -105,7 +107,7 @@ class _Service:
             decoded = oip.decode_request(body, request.headers.get(oip.HEADER_LENGTH))
             wanted = self._wanted(model, decoded)
             self._check_bundle(model, decoded)
-            answer = await model.infer(decoded.inputs)
+            answer = await model.infer(decoded.inputs, alone=self._clients.alone(request))
             headers, chunks = oip.encode_response(
                 model.name,
                 model.version,
@@ -159,6 +161,20 @@ class _Service:
         except ClientDisconnect as error:
             raise HTTPException(400, "the body ended before its stated length") from error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class _Clients:
+    """Whether one connection alone has asked for inference of late."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self._since = 0.0
+
+    def alone(self, request: Request) -> bool:
+        now = time.monotonic()
+        if request.client is None or request.client != self._last:
+            self._last, self._since = request.client, now
+        return now - self._since >= ALONE_SECONDS
 
 
 def _json(content: object, status: int = 200) -> Response:
