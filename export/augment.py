@@ -1,4 +1,4 @@
-"""Random flips, crops and colour changes of a whole batch, drawn from torch's CPU generator."""
+"""Random flips, crops, colour changes and cut-outs of a whole batch, drawn from torch's CPU generator."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def augment(images: Tensor, crop_padding: int, color_jitter: float) -> Tensor:
-    """Flip half of the images, shift each by up to ``crop_padding`` pixels (reflected), jitter its colours.
+def augment(images: Tensor, crop_padding: int, color_jitter: float, cutout: int) -> Tensor:
+    """Flip half of the images, shift each by up to ``crop_padding`` pixels (reflected), jitter its colours, cut out.
 
     Args:
         images: ``(N, 3, H, W)`` float in [0, 1].
         crop_padding: largest shift in pixels, less than H and W.
         color_jitter: brightness, contrast and saturation are each scaled by a factor in 1 +- this, per image.
+        cutout: side in pixels of a square that takes the batch's mean colour, around a random pixel of each image
+            (DeVries and Taylor, arXiv 1708.04552); 0 for none.
     """
     n, _, height, width = images.shape
     flips = _draw(n, images) < 0.5
@@ -32,7 +34,17 @@ def augment(images: Tensor, crop_padding: int, color_jitter: float) -> Tensor:
         images = (images * brightness).clamp(0, 1)
         images = _blend(images, _gray(images).mean((2, 3), keepdim=True), contrast)
         images = _blend(images, _gray(images), saturation)
+    if cutout:
+        inside = _span(n, height, cutout, images)[:, :, None] & _span(n, width, cutout, images)[:, None, :]
+        images = torch.where(inside[:, None], images.mean((0, 2, 3), keepdim=True), images)
     return images
+
+
+def _span(n: int, length: int, size: int, like: Tensor) -> Tensor:
+    """``(n, length)`` bool: ``size`` places around a random one, fewer at the ends."""
+    start = torch.randint(length, (n, 1)).to(like.device) - size // 2
+    place = torch.arange(length, device=like.device)
+    return (place >= start) & (place < start + size)
 
 
 def _draw(n: int, like: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Checkpoint:
 
     ``training`` holds the TrainConfig, seed, hardware, software and time; ``data`` the record of the splits;
     ``class_names`` the labels in the order of the logits; ``accuracy`` fractions in [0, 1] by part;
-    ``feature_ranges`` the least and largest feature of each share over training images, which a uint8 wire needs.
+    ``feature_ranges`` between what nearly all features of each share lie, over training images: a uint8 wire's range.
     """
 
     defense: str

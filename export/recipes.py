@@ -36,6 +36,7 @@ class TrainConfig:
     schedule: Schedule = "one_cycle"
     crop_padding: int = 4  # pixels at 32x32, in proportion elsewhere
     color_jitter: float = 0.0  # brightness, contrast and saturation each scaled by 1 +- this
+    cutout: int = 0  # side of the square that is blanked, in pixels at 32x32, in proportion elsewhere
     precision: Precision = "float32"
     image_size: int = 32
     seed: int = 0

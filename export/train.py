@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from .recipes import TrainConfig
 STATE_FILE = "state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 MODEL_FILE = "model.safetensors"
+RANGE_QUANTILES = (0.001, 0.999)
 CHECK_STEPS = 20
 """Between looks at the loss: each look waits for the device."""
 
@@ -139,15 +141,22 @@ def evaluate(model: SplitModel, images: Images, device: torch.device, batch_size
 def feature_ranges(
     model: SplitModel, images: Images, device: torch.device, num_images: int = 2000
 ) -> tuple[tuple[float, float], ...]:
-    """Least and largest feature of each share, over images spread evenly over all classes."""
+    """Between what all but a thousandth of each share's features lie at either end, over images of all classes.
+
+    Not the least and the largest: one outlier would leave all others a few steps of a uint8 wire.
+    """
     model.eval()
     with torch.no_grad():
         # Evenly spaced: the rows of a folder are sorted by class.
         rows = torch.linspace(0, len(images) - 1, min(num_images, len(images))).round().long()
-        shares = [model.features(_to_batch(images, part, device).images) for part in rows.split(250)]
-    return tuple(
-        (min(s[k].min().item() for s in shares), max(s[k].max().item() for s in shares)) for k in range(len(shares[0]))
-    )
+        bounds = np.array(
+            [
+                [np.quantile(share.cpu().numpy(), RANGE_QUANTILES) for share in model.features(batch.images)]
+                for batch in (_to_batch(images, part, device) for part in rows.split(250))
+            ]
+        )
+    low, high = bounds[..., 0].min(0), bounds[..., 1].max(0)
+    return tuple(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -275,10 +284,11 @@ class _Run:
     def _batches(self) -> Iterator[Batch]:
         order = torch.randperm(len(self.splits.train))
         padding = self.config.crop_padding * self.config.image_size // 32
+        cutout = self.config.cutout * self.config.image_size // 32
         for step in range(self.steps):
             rows = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
             batch = _to_batch(self.splits.train, rows, self.device)
-            images = augment(batch.images, padding, self.config.color_jitter)
+            images = augment(batch.images, padding, self.config.color_jitter, cutout)
             yield Batch(images.contiguous(memory_format=torch.channels_last), batch.labels)
 
     def _autocast(self) -> Any:

@@ -20,9 +20,19 @@ class Undefended:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        """``split`` is the number of backbone blocks on the device; None takes the backbone's default."""
+        """``split`` is the number of backbone blocks on the device; None takes the backbone's default.
+
+        Raises:
+            ConfigError: ``label_smoothing`` outside [0, 1).
+        """
 
         split: int | None = None
+        label_smoothing: float = 0.1  # share of the target that is spread evenly over all classes
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 <= self.label_smoothing < 1:
+                raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -42,6 +52,7 @@ class Undefended:
         return SplitModel(edge, [nn.Sequential(*backbone.blocks[split:], backbone.classifier)])
 
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
-        """Cross-entropy in nats."""
+        """Cross-entropy in nats against smoothed labels (Szegedy et al., arXiv 1512.00567, section 7)."""
         logits = model(batch.images).float()
-        return Objective({"cross_entropy": functional.cross_entropy(logits, batch.labels)}, logits)
+        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
+        return Objective({"cross_entropy": loss}, logits)
