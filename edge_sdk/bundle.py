@@ -316,6 +316,10 @@ def _check_graph(path: Path, manifest: Manifest) -> None:
             missing = [spec.name for spec in part.inputs if spec.source == "data" and spec.name not in given]
             if missing:
                 raise BundleError(f"{path}: part {part.name!r} needs {missing[0]!r}, which no part before it gives")
+        remote = sum(part.placement != manifest.party for part in manifest.parts[:index])
+        for spec in part.inputs:
+            if spec.source == "received" and (not local or spec.shape[1:] != (remote,) or not remote):
+                raise BundleError(f"{path}: part {part.name!r}: {spec.name!r} must be (N, {remote}), one a server")
         outputs = [spec.name for spec in part.outputs]
         if given & set(outputs):
             raise BundleError(f"{path}: tensor {(given & set(outputs)).pop()!r} is given twice")

@@ -8,7 +8,8 @@ EdgeSDKError
 ├── BackendError         an inference library refused a model or failed in it
 ├── RemoteError          a server could not be reached or failed
 │   ├── RemoteTimeout    it did not answer in time
-│   └── RemoteRejected   it refused the request; ``status`` is its HTTP status
+│   ├── RemoteRejected   it refused the request; ``status`` is its HTTP status
+│   └── CollusionError   two shares of one image would reach one server
 ├── MissingExtra         a package of an optional extra is not installed (also ImportError)
 └── DeviceError          the device cannot do what was asked
 
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 __all__ = [
     "BackendError",
     "BundleError",
+    "CollusionError",
     "ConfigError",
     "DataError",
     "DeviceError",
@@ -78,6 +80,10 @@ class RemoteRejected(RemoteError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class CollusionError(RemoteError):
+    """Two shares of one image would reach one server."""
 
 
 class MissingExtra(EdgeSDKError, ImportError):

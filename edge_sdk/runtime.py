@@ -1,32 +1,37 @@
-"""Executes a bundle's placement graph on the device: edge parts here, remote parts on their servers."""
+"""Executes a bundle's placement graph on the device: edge parts here, remote parts on their servers, all at once."""
 
 from __future__ import annotations
 
 import secrets
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from .backends import Backend
 from .backends.onnxruntime import OnnxRuntimeBackend
 from .bundle import EDGE, Manifest, Part, open_party
-from .client import Client, RemoteTiming
-from .errors import RemoteError, TensorError
+from .client import RemoteTiming
+from .collusion import Origins
+from .errors import CollusionError, ConfigError, RemoteError
+from .remote import RemotePart
 from .tensors import Array, TensorSpec, check_feeds
 
-__all__ = ["EdgeRuntime", "Prediction", "StepTiming"]
+__all__ = ["EdgeRuntime", "OnMissing", "Prediction", "StepTiming"]
+
+OnMissing = Literal["fail", "degrade"]
+Answer = tuple[dict[str, Array], RemoteTiming]
 
 
 class StepTiming(NamedTuple):
     """Milliseconds of one request by step; ``tail_ms`` is None where the server does not report it.
 
     ``network_ms`` is the round trip less what the server says it computed: the network, the server's queue and HTTP.
-    Steps of several remote parts are summed.
+    Of several servers that are asked at once, the three are those of the one that took longest.
     """
 
     encode_ms: float
@@ -37,11 +42,17 @@ class StepTiming(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """``logits`` ``(N, num_classes)`` float32, softmax ``probabilities`` of the same shape, and the time it took."""
+    """``logits`` ``(N, num_classes)`` float32, softmax ``probabilities`` of the same shape, and the time it took.
+
+    ``servers`` has the time of each server that answered, by party; ``missing`` why each of the others did not. With
+    some missing the answer is degraded.
+    """
 
     logits: Array
     probabilities: Array
     timing: StepTiming
+    servers: dict[str, RemoteTiming]
+    missing: dict[str, RemoteError]
 
 
 class EdgeRuntime:
@@ -51,16 +62,27 @@ class EdgeRuntime:
         path: ``BUNDLE/edge``.
         servers: one address per server of the bundle, in the order of its parties; none for encoding alone.
         num_threads: for an operator of an edge part; None lets the backend choose.
-        timeout_s: for one call of a server, retries included.
+        timeout_s: for one call of a server, retries included; servers are called at once.
+        on_missing: where a server gives no right answer, ``fail``, or ``degrade`` to an answer without it; such a
+            server is asked again after 1, 2, 4, … 30 s.
+        allow_colocated: let one server get several shares of an image, which voids the privacy: for demos.
 
     Raises:
         BundleError: the folder is not a whole, unaltered edge party.
         BackendError: a part cannot be loaded.
+        ConfigError: ``degrade`` for a bundle that needs every server.
         RemoteError: the number of addresses is not the number of servers.
     """
 
     def __init__(
-        self, path: Path | str, servers: Sequence[str] = (), *, num_threads: int | None = None, timeout_s: float = 10.0
+        self,
+        path: Path | str,
+        servers: Sequence[str] = (),
+        *,
+        num_threads: int | None = None,
+        timeout_s: float = 10.0,
+        on_missing: OnMissing = "fail",
+        allow_colocated: bool = False,
     ) -> None:
         bundle = open_party(Path(path), EDGE)
         self.manifest: Manifest = bundle.manifest
@@ -68,15 +90,25 @@ class EdgeRuntime:
         placements = list(dict.fromkeys(part.placement for part in parts if part.placement != EDGE))
         if servers and len(servers) != len(placements):
             raise RemoteError(f"this bundle has {len(placements)} server(s), got {len(servers)} address(es)")
-        self._encoder, self._after = parts[0], parts[1:]
+        if on_missing not in ("fail", "degrade"):
+            raise ConfigError(f"on_missing must be fail or degrade, got {on_missing!r}")
+        if on_missing == "degrade" and not any(s.source == "received" for part in parts for s in part.inputs):
+            raise ConfigError("this bundle needs the answer of every server; it cannot degrade")
+        self._degrade = on_missing == "degrade"
+        self._encoder, self._steps = parts[0], _steps(parts[1:])
         self._backends: dict[str, Backend] = {
             part.name: OnnxRuntimeBackend(bundle.onnx(part), num_threads) for part in parts if part.placement == EDGE
         }
-        self._clients = {
-            placement: Client(url, timeout_s=timeout_s) for placement, url in zip(placements, servers, strict=False)
+        urls = dict(zip(placements, servers, strict=False))
+        self._remotes = {
+            part.name: RemotePart(part, urls[part.placement], self.manifest.bundle_id, timeout_s=timeout_s)
+            for part in parts
+            if part.placement in urls
         }
+        self._origins = Origins(allow_colocated=allow_colocated)
+        # One thread a server: the calls wait, and all are under way at once.
+        self._pool = ThreadPoolExecutor(max(len(urls), 1), thread_name_prefix="remote")
         self._random = np.random.default_rng(secrets.randbits(256))
-        self._identified: set[str] = set()
 
     @property
     def image_spec(self) -> TensorSpec:
@@ -117,36 +149,43 @@ class EdgeRuntime:
 
         Raises:
             TensorError: the images are not that.
-            RemoteError: a server is not the one this bundle belongs to, could not be reached, or failed.
+            CollusionError: two of the addresses are one server.
+            RemoteError: a server is not the one this bundle belongs to, could not be reached, or failed; with
+                ``degrade``, no server is left.
         """
-        if not self._clients:
+        if not self._remotes:
             raise RemoteError("no server address was given; pass servers=[…]")
         start = time.perf_counter()
         tensors = self.encode(images)
-        encode_ms = (time.perf_counter() - start) * 1e3
-        serialize_ms = network_ms = fuse_ms = 0.0
-        tail_ms: float | None = 0.0
-        for part in self._after:
-            feeds = {spec.name: tensors[spec.name] for spec in part.inputs}
-            if part.placement == EDGE:
-                began = time.perf_counter()
-                tensors.update(self._backends[part.name].run(feeds))
-                fuse_ms += (time.perf_counter() - began) * 1e3
+        timing = StepTiming((time.perf_counter() - start) * 1e3, 0.0, 0.0, 0.0, 0.0)
+        servers: dict[str, RemoteTiming] = {}
+        missing: dict[str, RemoteError] = {}
+        for parts in self._steps:
+            began = time.perf_counter()
+            if parts[0].placement == EDGE:
+                tensors.update(self._fuse(parts[0], tensors, len(images), missing))
+                timing = timing._replace(fuse_ms=timing.fuse_ms + (time.perf_counter() - began) * 1e3)
                 continue
-            outputs, timing = self._ask(part, feeds)
-            tensors.update(outputs)
-            serialize_ms += timing.serialize_ms
-            network_ms += timing.round_trip_ms - (timing.compute_ms or 0.0)
-            tail_ms = None if timing.compute_ms is None or tail_ms is None else tail_ms + timing.compute_ms
+            answers = self._ask(parts, tensors)
+            for part, answer in zip(parts, answers, strict=True):
+                if isinstance(answer, RemoteError):
+                    missing[part.placement] = answer
+                    tensors.update({spec.name: _zeros(spec, len(images)) for spec in part.outputs})
+                else:
+                    tensors.update(answer[0])
+                    servers[part.placement] = answer[1]
+            waited = (time.perf_counter() - began) * 1e3
+            timing = _with_slowest(timing, [a[1] for a in answers if not isinstance(a, RemoteError)], waited)
         logits = tensors[self.manifest.parts[-1].outputs[0].name]
-        return Prediction(logits, _softmax(logits), StepTiming(encode_ms, serialize_ms, network_ms, tail_ms, fuse_ms))
+        return Prediction(logits, _softmax(logits), timing, servers, missing)
 
     def close(self) -> None:
         """Free the models and close the connections."""
+        self._pool.shutdown()
         for backend in self._backends.values():
             backend.close()
-        for client in self._clients.values():
-            client.close()
+        for remote in self._remotes.values():
+            remote.close()
         self._backends.clear()
 
     def __enter__(self) -> EdgeRuntime:
@@ -157,33 +196,95 @@ class EdgeRuntime:
     ) -> None:
         self.close()
 
-    def _ask(self, part: Part, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], RemoteTiming]:
-        client = self._clients[part.placement]
-        if part.name not in self._identified:
-            self._identify(client, part)
-        outputs, timing = client.infer(
-            part.name, feeds, uuid.uuid4().hex, {"edgesdk_bundle_id": self.manifest.bundle_id}
-        )
-        try:
-            check_feeds(part.outputs, outputs)
-            for spec in part.outputs:
-                spec.check_finite(outputs[spec.name])
-                if len(outputs[spec.name]) != len(next(iter(feeds.values()))):
-                    raise TensorError(f"tensor {spec.name!r}: batch of {len(outputs[spec.name])} answered")
-        except TensorError as error:
-            raise RemoteError(f"{client.url}: part {part.name!r} answered wrongly: {error}") from error
-        return outputs, timing
+    def _ask(self, parts: Sequence[Part], tensors: Mapping[str, Array]) -> list[Answer | RemoteError]:
+        """The answers of remote parts that are asked at once; an error in place of one that may be missing."""
+        refused = {**self._resting(parts), **self._admit(parts)}
+        asked = [part for part in parts if part.name not in refused]
+        if len(asked) == 1:
+            answered = [self._ask_one(asked[0], tensors)]
+        else:
+            answered = list(self._pool.map(lambda part: self._ask_one(part, tensors), asked))
+        by_name: dict[str, Answer | RemoteError] = dict(zip((part.name for part in asked), answered, strict=True))
+        answers = [refused[part.name] if part.name in refused else by_name[part.name] for part in parts]
+        errors = [answer for answer in answers if isinstance(answer, RemoteError)]
+        if errors and (not self._degrade or len(errors) == len(parts)):
+            if len(errors) == 1:
+                raise errors[0]
+            raise RemoteError(f"{len(errors)} of {len(parts)} servers failed: " + "; ".join(map(str, errors)))
+        return answers
 
-    def _identify(self, client: Client, part: Part) -> None:
-        """Nothing is sent to a server before it says that it holds this bundle's part."""
-        properties = client.metadata(part.name).get("properties")
-        found = properties.get("edgesdk_bundle_id") if isinstance(properties, dict) else None
-        if found != self.manifest.bundle_id:
-            raise RemoteError(
-                f"{client.url}: serves bundle {str(found)[:12]}, this edge belongs to {self.manifest.bundle_id[:12]}; "
-                "deploy both from one export"
-            )
-        self._identified.add(part.name)
+    def _ask_one(self, part: Part, tensors: Mapping[str, Array]) -> Answer | RemoteError:
+        try:
+            return self._remotes[part.name].ask({spec.name: tensors[spec.name] for spec in part.inputs})
+        except RemoteError as error:
+            return error
+
+    def _resting(self, parts: Sequence[Part]) -> dict[str, RemoteError]:
+        """Failed a moment ago, and not waited for again so soon where an answer without them will do."""
+        if not self._degrade:
+            return {}
+        resting = {part.name: error for part in parts if (error := self._remotes[part.name].resting)}
+        return resting if len(resting) < len(parts) else {}
+
+    def _admit(self, parts: Sequence[Part]) -> dict[str, RemoteError]:
+        """No share leaves before its server's address is known to be no other's; errors of those without an address."""
+        refused: dict[str, RemoteError] = {}
+        for part in parts:
+            remote = self._remotes[part.name]
+            if remote.identified or len(self._remotes) == 1:
+                continue
+            try:
+                self._origins.admit(part.placement, remote.url)
+            except CollusionError:
+                raise
+            except RemoteError as error:
+                refused[part.name] = error
+        return refused
+
+    def _fuse(
+        self, part: Part, tensors: Mapping[str, Array], num_images: int, missing: Mapping[str, RemoteError]
+    ) -> dict[str, Array]:
+        feeds = {spec.name: tensors[spec.name] for spec in part.inputs if spec.source == "data"}
+        for spec in part.inputs:
+            if spec.source == "received":
+                remote = [p.placement for p in self.manifest.parts if p.placement != EDGE]
+                flags = np.array([placement not in missing for placement in remote], spec.numpy_dtype)
+                feeds[spec.name] = np.broadcast_to(flags, (num_images, len(remote))).copy()
+        return self._backends[part.name].run(feeds)
+
+
+def _steps(parts: Iterable[Part]) -> list[list[Part]]:
+    """Parts in the order they run: those of the device one by one, neighbouring remote ones at once.
+
+    Neighbours that need each other's outputs follow each other.
+    """
+    steps: list[list[Part]] = []
+    for part in parts:
+        last = steps[-1] if steps else []
+        given = {spec.name for before in last for spec in before.outputs}
+        together = last and EDGE not in (part.placement, last[0].placement)
+        if together and not given & {spec.name for spec in part.inputs}:
+            last.append(part)
+        else:
+            steps.append([part])
+    return steps
+
+
+def _with_slowest(timing: StepTiming, answers: Sequence[RemoteTiming], waited_ms: float) -> StepTiming:
+    """Add the step of servers that were asked at once: the slowest one's parts, and the rest of the wait as network."""
+    if not answers:
+        return timing._replace(network_ms=timing.network_ms + waited_ms)
+    slowest = max(answers, key=lambda a: a.serialize_ms + a.round_trip_ms)
+    compute = slowest.compute_ms
+    return timing._replace(
+        serialize_ms=timing.serialize_ms + slowest.serialize_ms,
+        network_ms=timing.network_ms + waited_ms - slowest.serialize_ms - (compute or 0.0),
+        tail_ms=None if compute is None or timing.tail_ms is None else timing.tail_ms + compute,
+    )
+
+
+def _zeros(spec: TensorSpec, num_images: int) -> Array:
+    return np.zeros([num_images if size is None else size for size in spec.shape], spec.numpy_dtype)
 
 
 def _softmax(logits: Array) -> Array:

@@ -41,13 +41,14 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: unique within a placement graph; equal names join parts.
         dtype: a key of ``DTYPES``.
         shape: with None for the batch axis only, which comes first.
-        source: ``data`` comes from the caller or another part; ``normal`` is drawn on the device from N(0, 1).
+        source: ``data`` comes from the caller or another part; ``normal`` is drawn on the device from N(0, 1);
+            ``received``, of shape ``(N, K)``, is 1 for each of the K remote parts that answered and 0 for the others.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
-    source: Literal["data", "normal"] = "data"
+    source: Literal["data", "normal", "received"] = "data"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

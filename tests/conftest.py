@@ -122,6 +122,12 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Call
     return _export(tmp_path_factory, make_checkpoint("none"))
 
 
+@pytest.fixture(scope="session")
+def shares_bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., object]) -> Path:
+    """A float32 bundle of an untrained model whose features go to four servers."""
+    return _export(tmp_path_factory, make_checkpoint("privdfs"))
+
+
 def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object) -> Path:
     from export.write_bundle import export_bundle, parity_images
 

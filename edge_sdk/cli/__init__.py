@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -44,6 +45,7 @@ app.command("measure")(measure.measure)
 
 def main() -> None:
     """Run the command line; a user's error is one line on standard error and exit status 1."""
+    warnings.showwarning = _show_warning
     try:
         app(prog_name="edgesdk")
     except EdgeSDKError as error:
@@ -52,6 +54,18 @@ def main() -> None:
         if error.filename is None:
             raise  # no file that the user named
         sys.exit(f"edgesdk: {_one_line(str(error.filename))}: {error.strerror}")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    """One line, without the place in the code, which says nothing to a user."""
+    typer.echo(f"edgesdk: warning: {_one_line(str(message))}", err=True)
 
 
 def _one_line(text: str) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import typer
 
-from ..errors import needs_extra
+from ..errors import ConfigError, needs_extra
+
+SHORTEST_KEY = 16
 
 
 class Batch(str, Enum):
@@ -33,6 +35,7 @@ def export(
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16; default: the one of the training."),
     batch: Batch = typer.Option(Batch.DYNAMIC, help="static fixes batch 1."),
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
+    key_file: Path | None = typer.Option(None, help="A user's secret, 16 bytes or more, for a model trained for keys."),
     data: str | None = typer.Option(None, help="Images to compare torch and ONNX on, as for train; else noise."),
 ) -> None:
     """Export a trained model as a bundle: a folder for the device, and one for each server.
@@ -47,12 +50,23 @@ def export(
         from export.zoo import zoo_model
     target = out or Path(f"{defense}-{backbone}")
     check_target(target)
+    key = _read_key(key_file) if key_file else None
     source = load_checkpoint(checkpoint or zoo_model(defense, backbone))
     source.require(defense, backbone)
     images = parity_images(data, image_size or source.image_size)
     typer.echo(f"exporting {defense} ({backbone}) …", err=True)
     parity = export_bundle(
-        source, target, images=images, image_size=image_size, batch=batch.value, wire_dtype=wire_dtype.value
+        source, target, images=images, image_size=image_size, batch=batch.value, wire_dtype=wire_dtype.value, key=key
     )
     worst = max(parity["max_abs_difference"].values())
     typer.echo(f"{target}: ONNX and torch differ by {worst:.1e} at most over {parity['images']}")
+
+
+def _read_key(path: Path) -> bytes:
+    key = path.read_bytes()
+    if len(key) < SHORTEST_KEY:
+        raise ConfigError(
+            f"{path}: a key needs at least {SHORTEST_KEY} random bytes, this has {len(key)}; "
+            f"head -c 32 /dev/urandom > {path} makes one"
+        )
+    return key

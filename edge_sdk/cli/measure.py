@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .servers import Colocated, Missing, Server, ServersFile, Timeout, addresses
+
 if TYPE_CHECKING:
     from ..profile.end_to_end import MeasureReport
 
 
 def measure(
     edge: Path = typer.Argument(..., help="BUNDLE/edge."),
-    server: list[str] = typer.Option(..., help="http://HOST:PORT; once per server of the bundle."),
     data: Path = typer.Option(..., help="Images: a folder, with CLASS/ sub-folders for accuracy, or one file."),
+    server: Server = None,
+    servers_file: ServersFile = None,
     n: int | None = typer.Option(None, "--n", min=1, help="Images, evenly spaced over the folder; default: all."),
     threads: int | None = typer.Option(None, min=1, help="That an operator of the encoder may use."),
-    timeout: float = typer.Option(10.0, min=0.001, help="Seconds for one call of a server."),
+    timeout: Timeout = 10.0,
+    on_missing: Missing = "fail",
+    allow_colocated: Colocated = False,
     as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
 ) -> None:
     """Classify images end to end, one at a time, and break each request's time down to its steps."""
@@ -26,7 +31,17 @@ def measure(
     from .tables import write_json
 
     with bar("measuring") as advance:
-        report = run_measure(edge, server, data, num_images=n, num_threads=threads, timeout_s=timeout, progress=advance)
+        report = run_measure(
+            edge,
+            addresses(server, servers_file),
+            data,
+            num_images=n,
+            num_threads=threads,
+            timeout_s=timeout,
+            on_missing=on_missing,
+            allow_colocated=allow_colocated,
+            progress=advance,
+        )
     if as_json:
         write_json("-", report)
     else:
@@ -49,10 +64,27 @@ def print_report(report: MeasureReport) -> None:
         share = stats.mean_ms / report.total.mean_ms
         rows.append([name, *(f"{getattr(stats, f'{k}_ms'):.3f}" for k in ("p50", "p90", "p95", "p99", "mean")),
                      f"{share:.0%}"])  # fmt: skip
+    degraded = f"; {report.num_degraded} answers degraded" if report.num_degraded else ""
     print_table(
-        f"{report.defense}: {report.num_images} images of {report.data}, one at a time\n"
+        f"{report.defense}: {report.num_images} images of {report.data}, one at a time{degraded}\n"
         f"accuracy {accuracy}; {report.feature_bytes_per_image:,} bytes of features an image; "
         f"{report.images_per_second:.0f} images/s\n{report.machine}",
         ["step, ms", "p50", "p90", "p95", "p99", "mean", "share"],
         rows,
     )
+    if len(report.servers) > 1:
+        print_table(
+            "each server",
+            ["server", "address", "bytes an image", "answers", "missing", "round trip p50, ms", "tail p50, ms"],
+            [
+                [
+                    party,
+                    each.url,
+                    f"{each.feature_bytes_per_image:,}",
+                    str(each.num_answers),
+                    str(each.num_missing),
+                    *("" if stats is None else f"{stats.p50_ms:.3f}" for stats in (each.round_trip, each.tail)),
+                ]
+                for party, each in report.servers.items()
+            ],
+        )

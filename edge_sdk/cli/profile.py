@@ -41,20 +41,23 @@ def profile(
 def _print(report: ProfileReport, layers: bool) -> None:
     from .tables import print_table
 
-    parts = [("encoder", report.encoder), *([("undefended", report.undefended)] if report.undefended else [])]
+    each: list[PartProfile] = [report.encoder, *report.after, *([report.undefended] if report.undefended else [])]
     ratio = report.ratio
-    header = ["", *(name for name, _ in parts), *(["undefended / encoder"] if ratio else [])]
+    names = ["encoder", *(part.name for part in report.after), *(["undefended"] if report.undefended else [])]
+    header = ["", *names, *([f"undefended / {' + '.join(names[:-1])}"] if ratio else [])]
 
     def row(name: str, texts: list[str], quotient: float | None = None) -> list[str]:
         return [name, *texts, *([f"{quotient:.2f}" if quotient else ""] if ratio else [])]
 
-    each: list[PartProfile] = [part for _, part in parts]
     rows = [
         row("MFLOP an image", [f"{p.cost.flops / 1e6:.3f}" for p in each], ratio.flops if ratio else None),
         row("other operations, M", [f"{p.cost.other_ops / 1e6:.3f}" for p in each]),
         row("parameters", [f"{p.cost.num_params:,}" for p in each], ratio.num_params if ratio else None),
         row("weight bytes", [f"{p.cost.weight_bytes:,}" for p in each]),
-        row("wire bytes an image", [f"{p.wire_bytes:,}" for p in each], ratio.wire_bytes if ratio else None),
+        row("wire bytes an image", ["" if p in report.after else f"{p.wire_bytes:,}" for p in each],
+            ratio.wire_bytes if ratio else None),
+        *(row(f"- to {party}", [f"{size:,}", *[""] * (len(each) - 1)])
+          for party, size in report.wire_bytes_by_server.items() if len(report.wire_bytes_by_server) > 1),
         row("peak memory, MB", ["unknown" if p.peak_memory_bytes is None else f"{p.peak_memory_bytes / 1e6:.1f}"
                                 for p in each]),
         row("latency p50, ms", [f"{p.latency.p50_ms:.3f}" for p in each], ratio.latency_p50 if ratio else None),

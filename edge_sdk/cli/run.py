@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .servers import Colocated, Missing, Server, ServersFile, Timeout, addresses
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -15,9 +17,12 @@ if TYPE_CHECKING:
 def run(
     edge: Path = typer.Argument(..., help="BUNDLE/edge."),
     images: list[str] = typer.Argument(..., help="Image files or folders; - reads one image from standard input."),
-    server: list[str] = typer.Option(..., help="http://HOST:PORT; once per server of the bundle."),
+    server: Server = None,
+    servers_file: ServersFile = None,
     top: int = typer.Option(3, min=1, help="How many classes to print."),
-    timeout: float = typer.Option(10.0, min=0.001, help="Seconds for one call of a server."),
+    timeout: Timeout = 10.0,
+    on_missing: Missing = "fail",
+    allow_colocated: Colocated = False,
     threads: int | None = typer.Option(None, min=1, help="That an operator of the encoder may use."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:
@@ -27,7 +32,15 @@ def run(
     from ..images import fit_image
     from ..runtime import EdgeRuntime
 
-    with EdgeRuntime(edge, server, num_threads=threads, timeout_s=timeout) as runtime:
+    runtime = EdgeRuntime(
+        edge,
+        addresses(server, servers_file),
+        num_threads=threads,
+        timeout_s=timeout,
+        on_missing=on_missing,
+        allow_colocated=allow_colocated,
+    )
+    with runtime:
         labels = runtime.manifest.labels
         for name, image in _decoded(images):
             prediction = runtime.predict(fit_image(image, *runtime.image_size)[None])
@@ -35,9 +48,17 @@ def run(
             best = chances.argsort()[::-1][:top]
             if as_json:
                 classes = [{"label": labels[i], "probability": round(float(chances[i]), 6)} for i in best]
-                typer.echo(json.dumps({"image": name, "classes": classes, "timing": prediction.timing._asdict()}))
+                result = {
+                    "image": name,
+                    "classes": classes,
+                    "timing": prediction.timing._asdict(),
+                    "missing": {party: str(error) for party, error in prediction.missing.items()},
+                }
+                typer.echo(json.dumps(result))
             else:
-                typer.echo(f"{name}: " + ", ".join(f"{labels[i]} {chances[i]:.1%}" for i in best))
+                answered, asked = len(prediction.servers), len(prediction.servers) + len(prediction.missing)
+                note = f"  (degraded: {answered} of {asked} servers)" if prediction.missing else ""
+                typer.echo(f"{name}: " + ", ".join(f"{labels[i]} {chances[i]:.1%}" for i in best) + note)
 
 
 def _decoded(sources: list[str]) -> Iterator[tuple[str, Image]]:

@@ -16,7 +16,12 @@ def train(
     out: Path = typer.Option(..., help="Folder for state, metrics and the trained model."),
     backbone: str = typer.Option("cnn", help="Network that is cut; an unknown one lists those there are."),
     recipe: str = typer.Option("zoo", help="A training schedule; an unknown one lists those there are."),
-    split: int | None = typer.Option(None, min=1, help="For none: backbone blocks on the device."),
+    split: int | None = typer.Option(
+        None, min=1, help="Backbone blocks on the device, for defenses that can be cut anywhere."
+    ),
+    adversarial: float | None = typer.Option(
+        None, help="Weight against decoders of what one server sees, for defenses with shares."
+    ),
     setting: list[str] = typer.Option([], "--set", help="A setting of the defense, as NAME=VALUE; may be repeated."),
     epochs: int | None = typer.Option(None, min=1, help="Instead of the recipe's."),
     batch_size: int | None = typer.Option(None, min=2, help="Instead of the recipe's."),
@@ -45,6 +50,8 @@ def train(
     settings = dict(_setting(text) for text in setting)
     if split is not None:
         settings["split"] = split
+    if adversarial is not None:
+        settings["adversarial"] = adversarial
     if threads is not None:
         torch.set_num_threads(threads)
     changes = {

@@ -20,9 +20,10 @@ __all__ = ["PartProfile", "ProfileReport", "Ratio", "profile_edge"]
 
 
 class PartProfile(msgspec.Struct, frozen=True):
-    """One encoder. ``cost`` is for one image, counted from the graph; latency and memory are measured, for a batch.
+    """One network that the device runs.
 
-    ``latency`` is one run of the backend, image in memory to features in memory; ``samples_ms`` its raw samples.
+    ``cost`` is for one image, counted from the graph; latency and memory are measured, for a batch. ``latency`` is one
+    run of the backend, from arrays in memory to arrays in memory; ``samples_ms`` its raw samples.
     ``peak_memory_bytes`` is what loading and running add to a process; None where the system does not tell.
     """
 
@@ -35,9 +36,10 @@ class PartProfile(msgspec.Struct, frozen=True):
 
 
 class Ratio(msgspec.Struct, frozen=True):
-    """Undefended over defended: how many times cheaper the defended encoder is (below 1: dearer).
+    """Undefended over defended: how many times cheaper the defended device side is (below 1: dearer).
 
-    ``latency`` is of the medians, measured in turns in one run.
+    The defended side is the encoder and, where there is one, what runs after the servers' answers. ``latency_p50`` is
+    of the medians, measured in turns in one run.
     """
 
     flops: float
@@ -47,7 +49,10 @@ class Ratio(msgspec.Struct, frozen=True):
 
 
 class ProfileReport(msgspec.Struct, frozen=True):
-    """Everything measured here; ``undefended`` and ``ratio`` are None for the undefended baseline itself."""
+    """Everything measured here; ``undefended`` and ``ratio`` are None for the undefended baseline itself.
+
+    ``after`` are the device's parts that follow the servers' answers. ``wire_bytes_by_server`` is for one image.
+    """
 
     bundle_id: str
     defense: str
@@ -57,6 +62,8 @@ class ProfileReport(msgspec.Struct, frozen=True):
     num_threads: int | None
     seed: int
     encoder: PartProfile
+    after: list[PartProfile]
+    wire_bytes_by_server: dict[str, int]
     undefended: PartProfile | None
     ratio: Ratio | None
 
@@ -70,24 +77,25 @@ def profile_edge(
     num_threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ProfileReport:
-    """Measure the encoder and, in turns with it, the undefended one that the bundle carries for comparison.
+    """Measure what the device runs and, in turns with it, the undefended encoder that the bundle has for comparison.
 
     Args:
         path: ``BUNDLE/edge``.
         batch: images a run.
-        runs: timed runs of each encoder.
+        runs: timed runs of each part.
         warmup: runs before that, not counted.
         num_threads: that an operator may use; None lets ONNX Runtime choose.
         progress: called with the rounds done and in all.
 
     Raises:
         BundleError: the folder is not a whole, unaltered edge party.
-        BackendError: an encoder cannot be loaded or run.
+        BackendError: a part cannot be loaded or run.
         TensorError: the bundle has another fixed batch size.
     """
     bundle = open_party(path, EDGE)
     manifest = bundle.manifest
-    parts = [manifest.parts[0], *([manifest.reference] if manifest.reference else [])]
+    own = [part for part in manifest.parts if part.placement == EDGE]
+    parts = [*own, *([manifest.reference] if manifest.reference else [])]
     backends: list[Backend] = [OnnxRuntimeBackend(bundle.onnx(part), num_threads) for part in parts]
     feeds = [random_feeds(backend.inputs, batch) for backend in backends]
     samples: list[list[float]] = [[] for _ in parts]
@@ -104,7 +112,8 @@ def profile_edge(
         _profile(part, times[warmup:], warmup, peak_memory_bytes(bundle.onnx(part), batch, num_threads))
         for part, times in zip(parts, samples, strict=True)
     ]
-    undefended = profiles[1] if manifest.reference else None
+    undefended = profiles[-1] if manifest.reference else None
+    remote = [part for part in manifest.parts if part.placement != EDGE]
     return ProfileReport(
         bundle_id=manifest.bundle_id,
         defense=manifest.defense,
@@ -114,8 +123,13 @@ def profile_edge(
         num_threads=num_threads,
         seed=0,
         encoder=profiles[0],
+        after=profiles[1 : len(own)],
+        wire_bytes_by_server={
+            party: sum(spec.bytes_per_sample for part in remote if part.placement == party for spec in part.inputs)
+            for party in dict.fromkeys(part.placement for part in remote)
+        },
         undefended=undefended,
-        ratio=_ratio(undefended, profiles[0]) if undefended else None,
+        ratio=_ratio(undefended, profiles[: len(own)]) if undefended else None,
     )
 
 
@@ -126,10 +140,10 @@ def _profile(part: Part, samples: list[float], warmup: int, memory: int | None) 
     return PartProfile(part.name, part.cost, wire, LatencyStats.of(samples, warmup), samples, memory)
 
 
-def _ratio(undefended: PartProfile, defended: PartProfile) -> Ratio:
+def _ratio(undefended: PartProfile, defended: list[PartProfile]) -> Ratio:
     return Ratio(
-        flops=undefended.cost.flops / defended.cost.flops,
-        num_params=undefended.cost.num_params / defended.cost.num_params,
-        wire_bytes=undefended.wire_bytes / defended.wire_bytes,
-        latency_p50=undefended.latency.p50_ms / defended.latency.p50_ms,
+        flops=undefended.cost.flops / sum(part.cost.flops for part in defended),
+        num_params=undefended.cost.num_params / sum(part.cost.num_params for part in defended),
+        wire_bytes=undefended.wire_bytes / defended[0].wire_bytes,
+        latency_p50=undefended.latency.p50_ms / sum(part.latency.p50_ms for part in defended),
     )

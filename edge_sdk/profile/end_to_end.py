@@ -9,17 +9,29 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ..bundle import EDGE, Manifest
 from ..errors import DataError
 from ..images import LabelledImage, decode_image, find_images, fit_image
-from ..runtime import EdgeRuntime
+from ..runtime import EdgeRuntime, OnMissing, Prediction
 from .machine import Machine
 from .stats import LatencyStats
 
-__all__ = ["STEPS", "MeasureReport", "measure"]
+__all__ = ["STEPS", "MeasureReport", "ServerReport", "measure"]
 
 STEPS = ("decode", "preprocess", "encode", "serialize", "network", "tail", "fuse")
 """Of a request, in order: image file to RGB; crop and resize; the encoder; tensors to bytes and back; the network, HTTP
 and the server's queue; the tail on the server, as it reports it; fusion on the device."""
+
+
+class ServerReport(msgspec.Struct, frozen=True):
+    """One server over all images; ``round_trip`` and ``tail`` are of its answers, None where there is none to time."""
+
+    url: str
+    feature_bytes_per_image: int
+    num_answers: int
+    num_missing: int
+    round_trip: LatencyStats | None
+    tail: LatencyStats | None
 
 
 class MeasureReport(msgspec.Struct, frozen=True):
@@ -27,16 +39,17 @@ class MeasureReport(msgspec.Struct, frozen=True):
 
     ``total`` is measured around the whole request. ``steps`` has the STEPS; ``tail`` is None, and counted in
     ``network``, where the server does not report it. ``accuracy`` is of the ``num_labelled`` images whose folder is one
-    of the bundle's labels, None where there is none. ``feature_bytes_per_image`` is what the tensors hold, without the
-    few hundred bytes of headers.
+    of the bundle's labels, None where there is none; degraded answers count too. ``feature_bytes_per_image`` is what
+    the tensors hold, without the few hundred bytes of headers. ``servers`` is by party.
     """
 
     bundle_id: str
     defense: str
     machine: Machine
-    servers: list[str]
+    servers: dict[str, ServerReport]
     data: str
     num_images: int
+    num_degraded: int
     num_labelled: int
     accuracy: float | None
     feature_bytes_per_image: int | None
@@ -53,6 +66,8 @@ def measure(
     num_images: int | None = None,
     num_threads: int | None = None,
     timeout_s: float = 10.0,
+    on_missing: OnMissing = "fail",
+    allow_colocated: bool = False,
     warmup: int = 5,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MeasureReport:
@@ -65,6 +80,8 @@ def measure(
         num_images: of them, evenly spaced over the sorted files; None takes all.
         num_threads: that an operator of the encoder may use.
         timeout_s: for one call of a server.
+        on_missing: as for EdgeRuntime.
+        allow_colocated: as for EdgeRuntime.
         warmup: requests of the first image beforehand, not counted.
         progress: called with the images done and in all.
 
@@ -77,31 +94,41 @@ def measure(
         if num_images > len(found):
             raise DataError(f"{data}: {num_images} images were asked for, {len(found)} are there")
         found = [found[i] for i in np.linspace(0, len(found) - 1, num_images).round().astype(int)]
-    with EdgeRuntime(edge, servers, num_threads=num_threads, timeout_s=timeout_s) as runtime:
+    runtime = EdgeRuntime(
+        edge,
+        servers,
+        num_threads=num_threads,
+        timeout_s=timeout_s,
+        on_missing=on_missing,
+        allow_colocated=allow_colocated,
+    )
+    with runtime:
         manifest = runtime.manifest
         for _ in range(warmup):
             _request(runtime, found[0])
         rows: list[Row] = []
         totals: list[float] = []
-        predicted: list[int] = []
+        predictions: list[Prediction] = []
         began = time.perf_counter()
         for i, image in enumerate(found):
             start = time.perf_counter()
-            row, label = _request(runtime, image)
+            row, prediction = _request(runtime, image)
             totals.append((time.perf_counter() - start) * 1e3)
             rows.append(row)
-            predicted.append(label)
+            predictions.append(prediction)
             progress(i + 1, len(found))
         seconds = time.perf_counter() - began
     labels = {name: i for i, name in enumerate(manifest.labels)}
+    predicted = [int(prediction.logits[0].argmax()) for prediction in predictions]
     known = [(labels[image.label], p) for image, p in zip(found, predicted, strict=True) if image.label in labels]
     return MeasureReport(
         bundle_id=manifest.bundle_id,
         defense=manifest.defense,
         machine=Machine.here(),
-        servers=list(servers),
+        servers=_servers(manifest, servers, predictions, warmup),
         data=str(data),
         num_images=len(found),
+        num_degraded=sum(bool(prediction.missing) for prediction in predictions),
         num_labelled=len(known),
         accuracy=sum(label == p for label, p in known) / len(known) if known else None,
         feature_bytes_per_image=manifest.wire_bytes,
@@ -114,7 +141,7 @@ def measure(
 Row = tuple[float, float, float, float, float, float | None, float]
 
 
-def _request(runtime: EdgeRuntime, image: LabelledImage) -> tuple[Row, int]:
+def _request(runtime: EdgeRuntime, image: LabelledImage) -> tuple[Row, Prediction]:
     start = time.perf_counter()
     decoded = decode_image(image.path)
     after_decode = time.perf_counter()
@@ -124,7 +151,25 @@ def _request(runtime: EdgeRuntime, image: LabelledImage) -> tuple[Row, int]:
     t = prediction.timing
     decode_ms, fit_ms = (after_decode - start) * 1e3, (after_fit - after_decode) * 1e3
     row = (decode_ms, fit_ms, t.encode_ms, t.serialize_ms, t.network_ms, t.tail_ms, t.fuse_ms)
-    return row, int(prediction.logits[0].argmax())
+    return row, prediction
+
+
+def _servers(
+    manifest: Manifest, urls: Sequence[str], predictions: Sequence[Prediction], warmup: int
+) -> dict[str, ServerReport]:
+    remote = [part for part in manifest.parts if part.placement != EDGE]
+    reports = {}
+    for party, url in zip(dict.fromkeys(part.placement for part in remote), urls, strict=True):
+        answers = [prediction.servers[party] for prediction in predictions if party in prediction.servers]
+        reports[party] = ServerReport(
+            url=url,
+            feature_bytes_per_image=sum(s.bytes_per_sample for p in remote if p.placement == party for s in p.inputs),
+            num_answers=len(answers),
+            num_missing=len(predictions) - len(answers),
+            round_trip=LatencyStats.of([a.round_trip_ms for a in answers], warmup) if answers else None,
+            tail=_step([a.compute_ms for a in answers], warmup) if answers else None,
+        )
+    return reports
 
 
 def _step(times: list[float | None], warmup: int) -> LatencyStats | None:

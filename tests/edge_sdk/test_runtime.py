@@ -158,6 +158,7 @@ def test_noise_is_standard_normal_and_new_for_every_request(noisy):
     assert abs(draws.std() - 1) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")
 def test_fusion_runs_on_the_device(bundle, tmp_path):
     """Two servers and a fusion: the graph decides, the runtime knows no defense."""
     edge, server = open_party(bundle / "edge"), open_party(bundle / "server0")

@@ -1,0 +1,95 @@
+"""A part that another party runs: who is there is asked first, then shares are sent, and the answers are checked."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+
+from .bundle import Part
+from .client import Client, RemoteTiming
+from .errors import RemoteError, TensorError
+from .tensors import Array, check_feeds
+
+__all__ = ["RemotePart"]
+
+LONGEST_REST_S = 30.0
+
+
+class RemotePart:
+    """One remote part of a bundle at its server's address.
+
+    Args:
+        part: as the edge's manifest describes it.
+        url: of its server.
+        bundle_id: that the server must hold.
+        timeout_s: for one call.
+    """
+
+    def __init__(self, part: Part, url: str, bundle_id: str, *, timeout_s: float) -> None:
+        self.part = part
+        self.identified = False
+        self._error: RemoteError | None = None
+        self._failures, self._rests_until = 0, 0.0
+        self._client = Client(url, timeout_s=timeout_s)
+        self._bundle_id = bundle_id
+
+    @property
+    def url(self) -> str:
+        return self._client.url
+
+    def ask(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], RemoteTiming]:
+        """Run the part on its server; after any failure the server is asked for its identity anew.
+
+        Args:
+            feeds: arrays that fit the part's inputs.
+
+        Raises:
+            RemoteError: the server is not the one this bundle belongs to, could not be reached, or failed.
+        """
+        try:
+            if not self.identified:
+                self._identify()
+            answer = self._infer(feeds)
+        except RemoteError as error:
+            self.identified = False
+            self._failures += 1
+            self._error, self._rests_until = error, time.monotonic() + min(2.0 ** (self._failures - 1), LONGEST_REST_S)
+            raise
+        self._failures, self._error = 0, None
+        return answer
+
+    @property
+    def resting(self) -> RemoteError | None:
+        """The last failure, for 1, 2, 4, … 30 s after it: a caller that can do without this server need not wait."""
+        return self._error if time.monotonic() < self._rests_until else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _identify(self) -> None:
+        """Nothing is sent to a server before it says that it holds this bundle's part."""
+        properties = self._client.metadata(self.part.name).get("properties")
+        found = properties if isinstance(properties, dict) else {}
+        if (identity := found.get("edgesdk_bundle_id")) != self._bundle_id:
+            raise RemoteError(
+                f"{self.url}: serves bundle {str(identity)[:12]}, this edge belongs to {self._bundle_id[:12]}; "
+                "deploy both from one export"
+            )
+        if (party := found.get("edgesdk_party")) != self.part.placement:
+            raise RemoteError(f"{self.url}: is {str(party)[:20]} of this bundle; {self.part.placement} is needed there")
+        self.identified = True
+
+    def _infer(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], RemoteTiming]:
+        parameters: dict[str, str | int | float | bool] = {"edgesdk_bundle_id": self._bundle_id}
+        outputs, timing = self._client.infer(self.part.name, feeds, uuid.uuid4().hex, parameters)
+        try:
+            check_feeds(self.part.outputs, outputs)
+            for spec in self.part.outputs:
+                spec.check_finite(outputs[spec.name])
+                if len(outputs[spec.name]) != len(next(iter(feeds.values()))):
+                    raise TensorError(f"tensor {spec.name!r}: batch of {len(outputs[spec.name])} answered")
+        except TensorError as error:
+            raise RemoteError(f"{self.url}: part {self.part.name!r} answered wrongly: {error}") from error
+        return outputs, timing
