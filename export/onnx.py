@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from edge_sdk.errors import BackendError, needs_extra
 
@@ -50,14 +51,30 @@ class TailGraph(nn.Module):
         return logits
 
 
+class FusionGraph(nn.Module):
+    """The fusion as it ships: every server's float32 logits, and which of them were received ``(N, K)``, in order."""
+
+    def __init__(self, fusion: nn.Module) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, outputs: list[Tensor], received: Tensor) -> Tensor:
+        logits: Tensor = self.fusion(outputs, received)
+        return logits
+
+
 def to_onnx(
-    module: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], batch: BatchMode = "dynamic"
+    module: nn.Module,
+    example: Tensor | tuple[list[Tensor], Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    batch: BatchMode = "dynamic",
 ) -> bytes:
     """Export a module in inference mode.
 
     Args:
-        module: one input tensor; one output tensor or a tuple of them.
-        example: an input of batch 2 for a dynamic batch axis, of the wanted size for a static one.
+        module: gives one output tensor or a tuple of them.
+        example: its inputs, of batch 2 for a dynamic batch axis, of the wanted size for a static one.
         inputs: names.
         outputs: names.
         batch: whether the batch axis is open.
@@ -74,14 +91,17 @@ def to_onnx(
 
     if module.training:
         raise ValueError("a module in training mode would be exported with its batch statistics")
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    shapes = ({0: torch.export.Dim("batch")},) if batch == "dynamic" else None
+    for chatty in ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    arguments = example if isinstance(example, tuple) else (example,)
+    axis = {0: torch.export.Dim("batch")}
+    shapes = tree_map(lambda _: axis, arguments) if batch == "dynamic" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own internals, nothing that a user could act on
         try:
             program = torch.onnx.export(
                 module,
-                (example,),
+                arguments,
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=list(inputs),

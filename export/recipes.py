@@ -116,7 +116,10 @@ def recipe_config(
     if recipe not in RECIPES:
         raise ConfigError(f"no recipe {recipe!r}; available: {', '.join(sorted(RECIPES))}")
     config = RECIPES[recipe](defense, model_config(defense, **settings))
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    if hasattr(config.model, "image_size"):  # of a model with something for each feature
+        config = replace(config, model=replace(config.model, image_size=config.image_size))
+    return config
 
 
 def model_config(defense: str, **settings: object) -> ModelConfig:

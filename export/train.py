@@ -181,9 +181,11 @@ class _Run:
         cls: Any = defense_class(config.defense)
         self.defense = cls(config.model)
         self.model: SplitModel = self.defense.build().to(device, memory_format=torch.channels_last)
+        self.defense.adversaries.to(device).train()
+        self.parameters = [*self.model.parameters(), *self.defense.adversaries.parameters()]
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
         self.optimizer = optimizer(
-            self.model.parameters(),
+            self.parameters,
             config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -245,6 +247,7 @@ class _Run:
 
     def save(self, path: Path) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"adversaries.{name}": tensor for name, tensor in self.defense.adversaries.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         for index, state in optimizer["state"].items():
             tensors.update({f"optimizer.{index}.{name}": tensor for name, tensor in state.items()})
@@ -265,15 +268,15 @@ class _Run:
             if changed:
                 raise DataError(f"{path}: another training ({what} differ: {', '.join(changed)}); choose another --out")
         with torch.no_grad():
-            for name, tensor in self.model.state_dict().items():
-                tensor.copy_(tensors[f"model.{name}"])
+            for kind, module in (("model", self.model), ("adversaries", self.defense.adversaries)):
+                for name, tensor in module.state_dict().items():
+                    tensor.copy_(tensors[f"{kind}.{name}"])
         state: dict[int, dict[str, Tensor]] = {}
-        parameters = list(self.model.parameters())
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimizer":
                 index, _, key = rest.partition(".")
-                like = parameters[int(index)]
+                like = self.parameters[int(index)]
                 # The parameter's own memory layout, as in a run that was never stopped.
                 placed = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor.to(self.device)
                 state.setdefault(int(index), {})[key] = placed

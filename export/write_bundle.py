@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,18 +14,19 @@ from numpy.typing import NDArray
 import edge_sdk
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, FORMAT_VERSION, Manifest, Part, bundle_id, check_target, write_bundle
-from edge_sdk.errors import BackendError, DataError
+from edge_sdk.errors import BackendError, ConfigError, DataError
 from edge_sdk.images import decode_image, find_images, fit_image
 
 from .checkpoint import Checkpoint, build_defense
 from .cost import count_cost
 from .data import cache_folder, image_folder
 from .data.cifar import ARCHIVES
-from .defenses import BASELINE, defense_class
-from .onnx import OPSET, BatchMode, EdgeGraph, TailGraph, to_onnx
+from .defenses import BASELINE, SplitModel, defense_class
+from .onnx import OPSET, BatchMode, EdgeGraph, FusionGraph, TailGraph, to_onnx
 from .recipes import check_image_size, model_config
 from .wire import Wire, WireDtype
 
+RECEIVED = "received"
 PARITY_IMAGES = 64
 PARITY_LIMIT = 1e-3
 """Largest difference between torch and ONNX Runtime, in features and logits, that a float32 export may show."""
@@ -70,6 +72,7 @@ def export_bundle(
     image_size: int | None = None,
     batch: BatchMode = "dynamic",
     wire_dtype: WireDtype = "float32",
+    key: bytes | None = None,
 ) -> dict[str, Any]:
     """Export, compare with torch, and write the bundle.
 
@@ -80,22 +83,31 @@ def export_bundle(
         image_size: height and width; the checkpoint's own by default.
         batch: ``static`` fixes batch 1 on both sides.
         wire_dtype: of the features that leave the device.
+        key: of a user, by which a keyed model deals its features out; the bundle does not hold it.
 
     Returns:
         The record of the comparison, as the manifest has it.
 
     Raises:
         BundleError: ``out`` exists.
-        ConfigError: the image size is not a multiple of 16.
+        ConfigError: the image size is not a multiple of 16, or not the model's only one; a key for a model that has
+            no use for one.
         DataError: uint8 is asked of a checkpoint without feature ranges.
         BackendError: the exporter or ONNX Runtime refuses a part, or the float32 parity is worse than 1e-3.
     """
     check_target(out)
     size = checkpoint.image_size if image_size is None else image_size
     check_image_size(size)
+    trained_for = getattr(checkpoint.config, "image_size", size)
+    if size != trained_for:
+        raise ConfigError(f"this model is for {trained_for}x{trained_for} images alone; {size}x{size} was asked for")
     model = checkpoint.build()
-    if model.fusion is not None:
-        raise BackendError("a model with a fusion cannot be exported by this version")
+    if key is not None:
+        keyed = [module for module in model.modules() if getattr(module, "keyed", False)]
+        if not keyed:
+            raise ConfigError("this model was not trained for keys (--set keyed=true); export it without --key-file")
+        for module in keyed:
+            module.use_key(key)
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         shares = model.features(example.permute(0, 3, 1, 2).float())
@@ -108,7 +120,13 @@ def export_bundle(
         packed = edge(example)
     for i, tail in enumerate(tails):
         files[names.tails[i]] = to_onnx(tail, packed[i], [names.shares[i]], [names.outputs[i]], batch)
-    parity = _compare(edge, tails, files, names, images, limit=PARITY_LIMIT if wire_dtype == "float32" else None)
+    if model.fusion is not None:
+        answers = [torch.zeros(len(example), len(checkpoint.class_names)) for _ in tails]
+        received = torch.ones(len(example), len(tails))
+        files["fusion"] = to_onnx(
+            FusionGraph(model.fusion).eval(), (answers, received), [*names.outputs, RECEIVED], ["logits"], batch
+        )
+    parity = _compare(edge, model, tails, files, names, images, limit=PARITY_LIMIT if wire_dtype == "float32" else None)
     manifests, contents = _manifests(checkpoint, files, names, wires, size, batch, parity)
     write_bundle(out, manifests, contents)
     return parity
@@ -138,6 +156,7 @@ def _wires(checkpoint: Checkpoint, dtype: WireDtype, count: int) -> list[Wire]:
 
 def _compare(
     edge: EdgeGraph,
+    model: SplitModel,
     tails: Sequence[TailGraph],
     files: dict[str, bytes],
     names: _Names,
@@ -149,14 +168,21 @@ def _compare(
     with OnnxRuntimeBackend(files["encoder"]) as encoder, torch.no_grad():
         batch = encoder.inputs[0].shape[0] or len(images.pixels)
         backends = [OnnxRuntimeBackend(files[name]) for name in names.tails]
+        fusion = OnnxRuntimeBackend(files["fusion"]) if "fusion" in files else None
         for start in range(0, len(images.pixels), batch):
             pixels = images.pixels[start : start + batch]
             sent = encoder.run({"image": pixels})
+            expected, answers = [], {}
             for i, share in enumerate(edge(torch.from_numpy(pixels))):
-                name, output = names.shares[i], names.outputs[i]
+                name = names.shares[i]
                 features = _worse(features, share.numpy(), sent[name])
-                expected = tails[i](share).numpy()
-                logits = _worse(logits, expected, backends[i].run({name: sent[name]})[output])
+                expected.append(tails[i](share))
+                answers.update(backends[i].run({name: sent[name]}))
+                logits = _worse(logits, expected[i].numpy(), answers[names.outputs[i]])
+            if fusion is not None:
+                received = np.ones((len(pixels), len(tails)), np.float32)
+                fused = fusion.run({**answers, RECEIVED: received})["logits"]
+                logits = _worse(logits, model.fuse(expected).numpy(), fused)
     record = {
         "images": images.source,
         "num_images": len(images.pixels),
@@ -202,6 +228,10 @@ def _manifests(
     local = [_part(name, f"server{i}", files[name], f"{name}.onnx") for i, name in enumerate(names.tails)]
     remote = [Part(part.name, part.placement, part.inputs, part.outputs) for part in local]
     contents = {EDGE: {"encoder.onnx": files["encoder"]}}
+    fusion = []
+    if "fusion" in files:
+        contents[EDGE]["fusion.onnx"] = files["fusion"]
+        fusion = [_part("fusion", EDGE, files["fusion"], "fusion.onnx")]
     reference = None
     if checkpoint.defense != BASELINE:
         contents[EDGE]["reference.onnx"] = _undefended_encoder(checkpoint, size, batch)
@@ -210,7 +240,7 @@ def _manifests(
         EDGE: Manifest(
             **common,
             party=EDGE,
-            parts=(encoder, *remote),
+            parts=(encoder, *remote, *fusion),
             config=config,
             labels=checkpoint.class_names,
             preprocessing={
@@ -255,4 +285,8 @@ def _undefended_encoder(checkpoint: Checkpoint, size: int, batch: BatchMode) -> 
 
 def _part(name: str, placement: str, content: bytes, file: str) -> Part:
     with OnnxRuntimeBackend(content) as backend:
-        return Part(name, placement, backend.inputs, backend.outputs, file, count_cost(content))
+        inputs = (
+            msgspec.structs.replace(spec, source="received") if spec.name == RECEIVED else spec
+            for spec in backend.inputs
+        )
+        return Part(name, placement, tuple(inputs), backend.outputs, file, count_cost(content))

@@ -13,6 +13,7 @@ __all__ = ["BASELINE", "DEFENSES", "Batch", "Defense", "ModelConfig", "Objective
 DEFENSES = {
     "none": "none:Undefended",
     "siftfunnel": "siftfunnel:SiftFunnel",
+    "privdfs": "privdfs:PrivDFS",
 }
 """Name to ``module:Class`` of ``export.defenses``."""
 

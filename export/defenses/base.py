@@ -75,7 +75,8 @@ class SplitModel(nn.Module):
     """A cut network: ``edge`` on the device, one tail a server, and ``fusion`` on the device or None for one tail.
 
     ``edge`` takes images ``(N, 3, H, W)`` float in [0, 1], normalisation included, and returns one tensor or, for
-    several servers, a tuple with one share each. A tail takes its share; ``fusion`` takes the list of tail outputs.
+    several servers, a tuple with one share each. A tail takes its share; ``fusion`` takes the list of tail outputs and
+    which of them were received.
     """
 
     def __init__(self, edge: nn.Module, tails: list[nn.Module], fusion: nn.Module | None = None) -> None:
@@ -91,10 +92,17 @@ class SplitModel(nn.Module):
         shares: Tensor | tuple[Tensor, ...] = self.edge(images)
         return shares if isinstance(shares, tuple) else (shares,)
 
-    def classify(self, features: tuple[Tensor, ...]) -> Tensor:
-        """Logits ``(N, num_classes)`` from what left the device."""
-        outputs = [tail(share) for tail, share in zip(self.tails, features, strict=True)]
-        logits: Tensor = outputs[0] if self.fusion is None else self.fusion(outputs)
+    def classify(self, features: tuple[Tensor, ...], received: Tensor | None = None) -> Tensor:
+        """Logits ``(N, num_classes)`` from what left the device; ``received`` as for ``fuse``."""
+        return self.fuse([tail(share) for tail, share in zip(self.tails, features, strict=True)], received)
+
+    def fuse(self, outputs: list[Tensor], received: Tensor | None = None) -> Tensor:
+        """Logits from the tails' outputs; ``received`` ``(N, K)`` is 0 for those that did not arrive, None for none."""
+        if self.fusion is None:
+            return outputs[0]
+        if received is None:
+            received = torch.ones(len(outputs[0]), len(outputs), device=outputs[0].device)
+        logits: Tensor = self.fusion(outputs, received)
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,10 +110,14 @@ class SplitModel(nn.Module):
 
 
 class Defense(Protocol):
-    """One class a paper: its settings, the model they give, and the loss it is trained with."""
+    """One class a paper: its settings, the model they give, and the loss it is trained with.
+
+    ``adversaries`` are networks that the loss trains along with the model and that never ship; most have none.
+    """
 
     paper: str
     config: ModelConfig
+    adversaries: nn.ModuleList
 
     def build(self) -> SplitModel:
         """The untrained model, initialised from torch's current random state."""

@@ -27,7 +27,7 @@ class Undefended:
         """
 
         split: int | None = None
-        label_smoothing: float = 0.1  # share of the target that is spread evenly over all classes
+        label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -36,6 +36,7 @@ class Undefended:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.adversaries = nn.ModuleList()
 
     def build(self) -> SplitModel:
         """The backbone, cut.

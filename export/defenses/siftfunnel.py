@@ -61,6 +61,10 @@ class SiftFunnel:
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            if self.backbone not in _DESIGNS:
+                raise ConfigError(
+                    f"siftfunnel has no encoder for {self.backbone}; it has {', '.join(sorted(_DESIGNS))}"
+                )
             for name in ("alpha", "beta", "gamma", "lambda_l1"):
                 if getattr(self, name) < 0:
                     raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -71,6 +75,7 @@ class SiftFunnel:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.adversaries = nn.ModuleList()
 
     def build(self) -> SplitModel:
         """Encoder: stem, funnel, attention. Tail: widening, then the backbone's remaining stages."""

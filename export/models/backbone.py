@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from edge_sdk.errors import ConfigError
 
 BACKBONES = {
-    "cnn": "cnn:build",
-    "resnet18": "resnet18:build",
-    "vgg16": "vgg16:build",
+    "cnn": "cnn",
+    "resnet18": "resnet18",
+    "vgg16": "vgg16",
+    "vit": "vit",
 }
-"""Name to ``module:function`` of ``export.models``; the function takes the number of classes."""
+"""Name to module of ``export.models``: its ``build`` makes the backbone, its ``branch`` a narrower copy of its end."""
 
 
 class Backbone(NamedTuple):
@@ -56,8 +56,23 @@ def build_backbone(name: str, num_classes: int) -> Backbone:
     Raises:
         ConfigError: no such backbone; the message lists those there are.
     """
+    backbone: Backbone = _module(name).build(num_classes)
+    return backbone
+
+
+def build_branch(name: str, split: int, width: float, num_classes: int) -> nn.Module:
+    """An untrained copy of what follows a backbone's first ``split`` blocks, each layer ``width`` times as wide.
+
+    Takes the features after those blocks, gives logits ``(N, num_classes)``.
+
+    Raises:
+        ConfigError: no such backbone.
+    """
+    branch: nn.Module = _module(name).branch(split, width, num_classes)
+    return branch
+
+
+def _module(name: str) -> Any:
     if name not in BACKBONES:
         raise ConfigError(f"no backbone {name!r}; available: {', '.join(sorted(BACKBONES))}")
-    module, function = BACKBONES[name].split(":")
-    build: Callable[[int], Backbone] = getattr(import_module(f".{module}", __package__), function)
-    return build(num_classes)
+    return import_module(f".{BACKBONES[name]}", __package__)

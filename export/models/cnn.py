@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from torch import nn
 
-from .backbone import Backbone, Classifier
+from .backbone import Backbone, Classifier, conv_bn_relu
 
-WIDTHS = (64, 128, 256, 256)
+BLOCKS = ((64,), (128,), (256,), (256,))
+"""Channels of each block's convolutions."""
 
 
-def pooled_block(channels_in: int, channels_out: int) -> nn.Sequential:
-    """3x3 convolution, batch normalisation, 2x2 max pooling, ReLU: halves height and width."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-    )
+def pooled_block(channels_in: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """3x3 convolutions with batch normalisation and ReLU; 2x2 max pooling before the last ReLU."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += conv_bn_relu(channels_in, width)
+        channels_in = width
+    return nn.Sequential(*layers[:-1], nn.MaxPool2d(2), layers[-1])
 
 
 def build(num_classes: int) -> Backbone:
-    """Four blocks, each halving height and width; 0.97 M parameters for 10 classes."""
-    blocks = tuple(pooled_block(a, b) for a, b in zip((3, *WIDTHS), WIDTHS, strict=False))
-    return Backbone(blocks, Classifier(WIDTHS[-1], num_classes), default_split=2)
+    """Four blocks, each halving height and width; 0.96 M parameters for 10 classes."""
+    inputs = (3, *(widths[-1] for widths in BLOCKS))
+    blocks = tuple(pooled_block(channels, widths) for channels, widths in zip(inputs, BLOCKS, strict=False))
+    return Backbone(blocks, Classifier(inputs[-1], num_classes), default_split=2)
+
+
+def branch(split: int, width: float, num_classes: int) -> nn.Module:
+    """What follows the first ``split`` blocks, narrowed."""
+    channels, blocks = BLOCKS[split - 1][-1], []
+    for wide in BLOCKS[split:]:
+        widths = tuple(round(each * width) for each in wide)
+        blocks.append(pooled_block(channels, widths))
+        channels = widths[-1]
+    return nn.Sequential(*blocks, Classifier(channels, num_classes))

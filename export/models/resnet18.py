@@ -41,3 +41,11 @@ def build(num_classes: int) -> Backbone:
     widths_in = (WIDTHS[0], *WIDTHS)
     stages = (stage(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(zip(widths_in, WIDTHS, strict=False)))
     return Backbone((stem, *stages), Classifier(WIDTHS[-1], num_classes), default_split=3)
+
+
+def branch(split: int, width: float, num_classes: int) -> nn.Module:
+    """What follows the stem and the first ``split - 1`` stages, narrowed."""
+    widths = [WIDTHS[max(split - 2, 0)], *(round(wide * width) for wide in WIDTHS[split - 1 :])]
+    strides = [1 if split + i == 1 else 2 for i in range(len(widths) - 1)]
+    stages = (stage(a, b, stride) for a, b, stride in zip(widths, widths[1:], strides, strict=False))
+    return nn.Sequential(*stages, Classifier(widths[-1], num_classes))

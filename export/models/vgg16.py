@@ -27,3 +27,13 @@ def build(num_classes: int) -> Backbone:
     last = len(STAGES) - 1
     blocks = tuple(stage(inputs[i], widths, pool=i < last) for i, widths in enumerate(STAGES))
     return Backbone(blocks, Classifier(STAGES[-1][-1], num_classes), default_split=2)
+
+
+def branch(split: int, width: float, num_classes: int) -> nn.Module:
+    """What follows the first ``split`` stages, narrowed."""
+    channels, last, stages = STAGES[split - 1][-1], len(STAGES) - 1, []
+    for i in range(split, len(STAGES)):
+        widths = tuple(round(wide * width) for wide in STAGES[i])
+        stages.append(stage(channels, widths, pool=i < last))
+        channels = widths[-1]
+    return nn.Sequential(*stages, Classifier(channels, num_classes))

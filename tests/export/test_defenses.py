@@ -4,29 +4,29 @@ import torch
 from edge_sdk.errors import ConfigError
 from export.checkpoint import build_defense
 from export.defenses import DEFENSES, Batch, defense_class
-from export.models import BACKBONES, build_backbone
+from export.models import BACKBONES, build_backbone, build_branch
+from export.models.vit import sine_cosine
 from export.recipes import model_config, recipe_config
 
-FEATURES = {  # channels, and the image's side over the features', as the table of the paper's reference has them
-    ("siftfunnel", "cnn"): (12, 4),
-    ("siftfunnel", "resnet18"): (6, 2),
-    ("siftfunnel", "vgg16"): (4, 4),
-    ("none", "cnn"): (128, 4),
-    ("none", "resnet18"): (128, 2),
-    ("none", "vgg16"): (128, 4),
+SHAPES = {  # of the features at H = W = size, as the table of the paper's reference has them
+    ("siftfunnel", "cnn"): lambda size: (12, size // 4, size // 4),
+    ("siftfunnel", "resnet18"): lambda size: (6, size // 2, size // 2),
+    ("siftfunnel", "vgg16"): lambda size: (4, size // 4, size // 4),
+    ("none", "cnn"): lambda size: (128, size // 4, size // 4),
+    ("none", "resnet18"): lambda size: (128, size // 2, size // 2),
+    ("none", "vgg16"): lambda size: (128, size // 4, size // 4),
+    ("none", "vit"): lambda size: ((size // 4) ** 2, 192),
 }
 
 
 @pytest.mark.parametrize("size", [16, 48])
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize(("defense", "backbone"), SHAPES)
 def test_features_and_logits_have_the_stated_shapes(defense, backbone, size):
     model = build_defense(defense, model_config(defense, backbone=backbone, num_classes=7)).eval()
-    channels, down = FEATURES[defense, backbone]
     with torch.no_grad():
         features = model.features(torch.rand(2, 3, size, size))
         logits = model.classify(features)
-    assert [tuple(z.shape) for z in features] == [(2, channels, size // down, size // down)]
+    assert [tuple(z.shape) for z in features] == [(2, *SHAPES[defense, backbone](size))]
     assert logits.shape == (2, 7)
 
 
@@ -50,7 +50,13 @@ def test_the_cnn_funnel_is_the_papers_layer_by_layer():
         *((12, 3, 1), (3, 12, 1)),  # squeeze-excitation 4
         *((12, 2, 1), (2, 12, 1), GATE),  # CBAM 6
     ]
-    assert _convolutions(model.tails[0]) == [(12, 128, 3), (128, 128, 3), *[GATE] * 3, (128, 256, 3), (256, 256, 3)]
+    assert _convolutions(model.tails[0]) == [
+        (12, 128, 3),
+        (128, 128, 3),
+        *[GATE] * 3,
+        (128, 256, 3),
+        (256, 256, 3),
+    ]
 
 
 def test_the_resnet_and_vgg_funnels_are_the_papers():
@@ -80,7 +86,7 @@ def test_features_are_not_negative():
     assert model.features(torch.rand(4, 3, 32, 32))[0].min() >= 0
 
 
-@pytest.mark.parametrize(("backbone", "blocks"), [("cnn", 4), ("resnet18", 5), ("vgg16", 5)])
+@pytest.mark.parametrize(("backbone", "blocks"), [("cnn", 4), ("resnet18", 5), ("vgg16", 5), ("vit", 7)])
 def test_the_undefended_model_is_the_same_network_wherever_it_is_cut(backbone, blocks):
     x = torch.rand(2, 3, 32, 32)
     torch.manual_seed(0)
@@ -94,6 +100,38 @@ def test_the_undefended_model_is_the_same_network_wherever_it_is_cut(backbone, b
         assert len(model.edge) == split + 1  # and the normalisation
     for other in logits[1:]:
         torch.testing.assert_close(other, logits[0])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_a_branch_of_full_width_is_the_backbones_end(backbone, split):
+    whole = build_backbone(backbone, 10)
+    branch = build_branch(backbone, split, 1.0, 10)
+    end = torch.nn.Sequential(*whole.blocks[split:], whole.classifier)
+    shapes = [p.shape for p in branch.parameters()]
+    if backbone == "vit":
+        assert shapes[:2] == [(192, 192), (192,)]  # what narrows the tokens, here to their own width
+        shapes = shapes[2:]
+    assert shapes == [p.shape for p in end.parameters()]
+    x = torch.nn.Sequential(*whole.blocks[:split])(torch.rand(2, 3, 32, 32))
+    assert branch.eval()(x).shape == (2, 10)
+    assert sum(p.numel() for p in build_branch(backbone, split, 0.5, 10).parameters()) < 0.6 * sum(
+        p.numel() for p in branch.parameters()
+    )
+
+
+def test_a_vision_transformer_has_the_same_weights_at_every_size():
+    model = build_defense("none", model_config("none", backbone="vit")).eval()
+    for size in (16, 32, 80):
+        assert model(torch.rand(1, 3, size, size)).shape == (1, 10)
+
+
+def test_positions_are_told_apart_by_row_and_column():
+    grid = sine_cosine(3, 5, 192)
+    assert grid.shape == (15, 192)
+    assert torch.pdist(grid).min() > 1
+    assert torch.equal(grid[0, :96], grid[4, :96])  # one row
+    assert torch.equal(grid[0, 96:], grid[5, 96:])  # one column
 
 
 def test_the_objective_is_the_weighted_sum_of_its_terms():
@@ -123,8 +161,10 @@ def test_the_loss_reaches_every_parameter(defense):
 @pytest.mark.parametrize(
     ("defense", "settings", "words"),
     [
-        ("nothing", {}, "no defense 'nothing'; available: none, siftfunnel"),
-        ("none", {"backbone": "vit"}, "no backbone 'vit'; available: cnn, resnet18, vgg16"),
+        ("nothing", {}, "no defense 'nothing'; available: none, privdfs, siftfunnel"),
+        ("none", {"backbone": "mlp"}, "no backbone 'mlp'; available: cnn, resnet18, vgg16, vit"),
+        ("siftfunnel", {"backbone": "vit"}, "siftfunnel has no encoder for vit"),
+        ("none", {"label_smoothing": 1.0}, "label_smoothing must be"),
         ("none", {"beta": 1}, "none has no setting beta"),
         ("none", {"num_classes": 1}, "at least 2"),
         ("none", {"num_classes": "ten"}, "num_classes"),

@@ -1,0 +1,1 @@
+"""How much the features that leave the device give away: attacks on exactly what ships."""

@@ -1,0 +1,1 @@
+"""Attackers who see what a server sees and rebuild the image."""
