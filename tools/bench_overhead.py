@@ -12,8 +12,6 @@ threads, and none spins when idle.
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import requests
+from serving import process, serve
 
 from edge_sdk import EdgeRuntime, oip
 from edge_sdk.bundle import open_party
@@ -54,29 +53,13 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    serve = "import sys; from edge_sdk.cli import main; sys.argv = ['edgesdk', *sys.argv[1:]]; main()"
     threads = str(arguments.threads)
-    commands = (
-        [sys.executable, "-c", serve, "serve", f"{arguments.bundle}/server0", "--port", "0", "--threads", threads],
-        [sys.executable, "-c", ECHO],
-    )
-    servers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        tail_url, echo_url = (_address(server) for server in servers)
+    with (
+        process(serve(arguments.bundle / "server0", "--threads", threads)) as tail_url,
+        process([sys.executable, "-c", ECHO]) as echo_url,
+    ):
         times = measure(arguments.bundle, tail_url, echo_url, arguments.rounds, arguments.warmup, arguments.threads)
-    finally:
-        for server in servers:
-            server.terminate()
     report(times, arguments.threads)
-
-
-def _address(server: subprocess.Popen[str]) -> str:
-    assert server.stderr is not None
-    line = server.stderr.readline()
-    found = re.search(r"http://\S+", line)
-    if found is None:
-        sys.exit(f"a server did not start: {line}{server.stderr.read()}")
-    return found.group()
 
 
 def measure(

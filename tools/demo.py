@@ -9,15 +9,13 @@ else the public archive (fetched, MD5 checked), else, offline, the photographs t
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
+from serving import EDGESDK, process, serve
 
 from edge_sdk.cli.measure import print_report
 from edge_sdk.cli.tables import print_table
@@ -30,7 +28,6 @@ from export.data import image_folder
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = ROOT.parent / "shared" / "data" / "cifar10.tar.xz"
 DEFENSES = ("none", "siftfunnel")
-EDGESDK = (sys.executable, "-c", "from edge_sdk.cli import main; main()")
 
 
 def main() -> None:
@@ -87,24 +84,8 @@ def run(defense: str, images: Path, n: int, out: Path) -> MeasureReport:
     if subprocess.run(command, check=False).returncode:
         sys.exit(1)  # it has said why
     available = len(find_images([images]))
-    with serving(bundle / "server0") as url, bar(f"measuring {defense}") as advance:
+    with process(serve(bundle / "server0")) as url, bar(f"measuring {defense}") as advance:
         return measure(bundle / "edge", [url], images, num_images=min(n, available), progress=advance)
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A server process for a bundle's server folder, on a free port of this machine."""
-    command = [*EDGESDK, "serve", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            line = process.stderr.readline()
-            found = re.search(r"http://\S+", line)
-            if not found:
-                sys.exit(f"the server did not start: {line}{process.stderr.read()}")
-            yield found.group()
-        finally:
-            process.terminate()
 
 
 def summarize(reports: list[MeasureReport], source: str) -> None:

@@ -1,21 +1,27 @@
 """Put a finished training into the zoo, with its model card.
 
-python tools/make_zoo.py RUN/model.safetensors
+    python tools/make_zoo.py RUN/model.safetensors --data cifar10
+
+The zoo keeps matrices and kernels as float16, half the size; the accuracies that the card states are measured with them
+so rounded, and computed in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from edge_sdk.errors import EdgeSDKError
+from edge_sdk.errors import DataError, EdgeSDKError
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.cost import count_cost
+from export.data import load_splits
 from export.defenses import defense_class
 from export.onnx import EdgeGraph, to_onnx
+from export.train import evaluate
 from export.wire import Wire
 
 ZOO = Path(__file__).resolve().parent.parent / "export" / "zoo"
@@ -25,14 +31,38 @@ def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", default="cifar10", help="what it was trained on, as for edgesdk train")
+    arguments = parser.parse_args()
     try:
-        checkpoint = load_checkpoint(parser.parse_args().checkpoint)
+        trained = load_checkpoint(arguments.checkpoint)
+        checkpoint = rounded(trained, arguments.data)
     except EdgeSDKError as error:
         sys.exit(f"make_zoo: {error}")
+    for part, accuracy in checkpoint.accuracy.items():
+        print(f"{part}: {trained.accuracy[part]:.2%} as trained, {accuracy:.2%} as stored")
     folder = ZOO / f"{checkpoint.defense}-{checkpoint.config.backbone}"
     checkpoint.save(folder / "model.safetensors")
     (folder / "README.md").write_text(card(checkpoint))
     print(folder)
+
+
+def rounded(checkpoint: Checkpoint, data: str) -> Checkpoint:
+    """The checkpoint as the zoo stores it, its accuracies on held-out images measured anew.
+
+    Raises:
+        DataError: ``data`` is not what it was trained on.
+    """
+    splits = load_splits(data, checkpoint.image_size, checkpoint.data["seed"])
+    if splits.record() != checkpoint.data:
+        raise DataError(f"{data}: not the images that the checkpoint was trained on")
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
+        for name, tensor in checkpoint.weights.items()
+    }
+    stored = replace(checkpoint, weights=weights)
+    model, device = stored.build(), torch.device("cpu")
+    measured = {part: evaluate(model, getattr(splits, part), device) for part in ("validation", "test")}
+    return replace(stored, accuracy={**checkpoint.accuracy, **measured})
 
 
 def card(checkpoint: Checkpoint) -> str:
@@ -61,7 +91,7 @@ Defense: `{checkpoint.defense}` ({defense_class(checkpoint.defense).paper}). Set
 
 | | |
 |---|---|
-| test accuracy | {accuracy["test"]:.2%} ({data["parts"]["test"]["num_images"]:,} images, float32, torch) |
+| test accuracy | {accuracy["test"]:.2%} ({data["parts"]["test"]["num_images"]:,} images, float32, weights as stored) |
 | validation accuracy | {accuracy["validation"]:.2%} |
 | train accuracy | {accuracy["train"]:.2%} (mean over the last epoch, augmented images) |
 | edge | {cost.flops / 1e6:.2f} MFLOP (1 MAC = 2 FLOPs), {cost.num_params:,} parameters |
@@ -73,7 +103,7 @@ Defense: `{checkpoint.defense}` ({defense_class(checkpoint.defense).paper}). Set
 {_code(recipe)}
 
 The undefended model and the defended ones of this zoo were trained by the same recipe and number of epochs.
-Settings were chosen on validation images; the test images were used once, at the end.
+Settings were chosen on validation and auxiliary images; the test images were used once, at the end.
 
 ## Data
 
@@ -89,6 +119,7 @@ Not audited yet. Features are not encryption: without an audit, nothing is claim
 
 ## Limits
 
+Matrices and kernels are stored as float16, and computed with in float32.
 A small model for {size}x{size} images of {len(checkpoint.class_names)} classes
 ({", ".join(checkpoint.class_names)}):
 for trying the tools and comparing defenses, not for use on people.

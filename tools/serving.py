@@ -1,0 +1,32 @@
+"""Server processes of a bundle's tails, for the scripts beside this one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+EDGESDK = (sys.executable, "-c", "import sys; sys.argv[0] = 'edgesdk'; from edge_sdk.cli import main; main()")
+
+
+@contextmanager
+def process(command: Sequence[str]) -> Iterator[str]:
+    """A process that prints its address in its first line on standard error; terminated at the end."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr is not None
+        try:
+            line = started.stderr.readline()
+            found = re.search(r"http://\S+", line)
+            if not found:
+                sys.exit(f"a server did not start: {line}{started.stderr.read()}")
+            yield found.group()
+        finally:
+            started.terminate()
+
+
+def serve(folder: Path, *options: str) -> tuple[str, ...]:
+    """The command that serves a server's folder on a free port of this machine."""
+    return (*EDGESDK, "serve", str(folder), "--port", "0", *options)
