@@ -4,6 +4,7 @@ EdgeSDKError
 ├── BundleError          a bundle is missing a file, was altered, or is of another version
 ├── ConfigError          a setting has a value that it cannot have (also ValueError)
 ├── DataError            an image, data set or checkpoint cannot be used
+├── LeakageError         a model's audit is missing, or finds more than was allowed
 ├── TensorError          a tensor's name, dtype, shape or values are not the declared ones (also ValueError)
 ├── BackendError         an inference library refused a model or failed in it
 ├── RemoteError          a server could not be reached or failed
@@ -29,6 +30,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "EdgeSDKError",
+    "LeakageError",
     "MissingExtra",
     "RemoteError",
     "RemoteRejected",
@@ -52,6 +54,10 @@ class ConfigError(EdgeSDKError, ValueError):
 
 class DataError(EdgeSDKError):
     """An image, data set or checkpoint cannot be used."""
+
+
+class LeakageError(EdgeSDKError):
+    """A model's audit is missing, or finds more than was allowed."""
 
 
 class TensorError(EdgeSDKError, ValueError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["bar", "track", "track_bytes"]
+__all__ = ["bar", "stages", "track", "track_bytes"]
 
 T = TypeVar("T")
 
@@ -20,6 +20,14 @@ def bar(description: str) -> Iterator[Callable[[int, int], None]]:
     with _progress() as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Gives a function that takes what is being done, and the steps done and in all of it."""
+    with _progress() as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
@@ -51,6 +52,16 @@ class Checkpoint:
         except RuntimeError as error:
             raise DataError(f"weights do not fit {self.defense}: {str(error).splitlines()[-1].strip()}") from error
         return model.eval()
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of all weights, names, dtypes and shapes included: what an audit is of."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            content = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {content.dtype} {tuple(content.shape)}\n".encode())
+            digest.update(content.numpy().tobytes())
+        return digest.hexdigest()
 
     def require(self, defense: str, backbone: str) -> None:
         """Refuse a checkpoint of another model than the one asked for.

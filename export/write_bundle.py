@@ -64,6 +64,40 @@ def parity_images(data: str | None, image_size: int, seed: int = 0) -> ParityIma
     return ParityImages(np.stack(images), f"{len(images)} real images of {folder.name}")
 
 
+class ShippedGraphs(NamedTuple):
+    """A trained model, what each share travels as, and the graphs that go to the device and to the servers."""
+
+    model: SplitModel
+    wires: list[Wire]
+    edge: EdgeGraph
+    tails: list[TailGraph]
+
+
+def shipped_graphs(checkpoint: Checkpoint, wire_dtype: WireDtype, key: bytes | None = None) -> ShippedGraphs:
+    """What is exported, and what an audit attacks: one and the same.
+
+    Args:
+        checkpoint: trained.
+        wire_dtype: of the features that leave the device.
+        key: of a user, for a keyed model.
+
+    Raises:
+        ConfigError: a key for a model that has no use for one.
+        DataError: uint8 is asked of a checkpoint without feature ranges.
+    """
+    model = checkpoint.build()
+    if key is not None:
+        keyed = [module for module in model.modules() if getattr(module, "keyed", False)]
+        if not keyed:
+            raise ConfigError("this model was not trained for keys (--set keyed=true); export it without --key-file")
+        for module in keyed:
+            module.use_key(key)
+    wires = _wires(checkpoint, wire_dtype, len(model.tails))
+    edge = EdgeGraph(model.edge, wires).eval()
+    tails = [TailGraph(tail, wire).eval() for tail, wire in zip(model.tails, wires, strict=True)]
+    return ShippedGraphs(model, wires, edge, tails)
+
+
 def export_bundle(
     checkpoint: Checkpoint,
     out: Path,
@@ -73,6 +107,7 @@ def export_bundle(
     batch: BatchMode = "dynamic",
     wire_dtype: WireDtype = "float32",
     key: bytes | None = None,
+    privacy: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Export, compare with torch, and write the bundle.
 
@@ -84,6 +119,7 @@ def export_bundle(
         batch: ``static`` fixes batch 1 on both sides.
         wire_dtype: of the features that leave the device.
         key: of a user, by which a keyed model deals its features out; the bundle does not hold it.
+        privacy: the summary of the model's audit, for the manifest.
 
     Returns:
         The record of the comparison, as the manifest has it.
@@ -101,20 +137,9 @@ def export_bundle(
     trained_for = getattr(checkpoint.config, "image_size", size)
     if size != trained_for:
         raise ConfigError(f"this model is for {trained_for}x{trained_for} images alone; {size}x{size} was asked for")
-    model = checkpoint.build()
-    if key is not None:
-        keyed = [module for module in model.modules() if getattr(module, "keyed", False)]
-        if not keyed:
-            raise ConfigError("this model was not trained for keys (--set keyed=true); export it without --key-file")
-        for module in keyed:
-            module.use_key(key)
+    model, wires, edge, tails = shipped_graphs(checkpoint, wire_dtype, key)
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        shares = model.features(example.permute(0, 3, 1, 2).float())
-    wires = _wires(checkpoint, wire_dtype, len(shares))
-    edge = EdgeGraph(model.edge, wires).eval()
-    tails = [TailGraph(tail, wire).eval() for tail, wire in zip(model.tails, wires, strict=True)]
-    names = _Names.of(len(shares))
+    names = _Names.of(len(tails))
     files: dict[str, bytes] = {"encoder": to_onnx(edge, example, ["image"], names.shares, batch)}
     with torch.no_grad():
         packed = edge(example)
@@ -127,7 +152,7 @@ def export_bundle(
             FusionGraph(model.fusion).eval(), (answers, received), [*names.outputs, RECEIVED], ["logits"], batch
         )
     parity = _compare(edge, model, tails, files, names, images, limit=PARITY_LIMIT if wire_dtype == "float32" else None)
-    manifests, contents = _manifests(checkpoint, files, names, wires, size, batch, parity)
+    manifests, contents = _manifests(checkpoint, files, names, wires, size, batch, parity, privacy)
     write_bundle(out, manifests, contents)
     return parity
 
@@ -212,6 +237,7 @@ def _manifests(
     size: int,
     batch: BatchMode,
     parity: dict[str, Any],
+    privacy: dict[str, Any] | None,
 ) -> tuple[dict[str, Manifest], dict[str, dict[str, bytes]]]:
     config = {key: getattr(checkpoint.config, key) for key in checkpoint.config.__dataclass_fields__}
     export = {
@@ -241,6 +267,7 @@ def _manifests(
             **common,
             party=EDGE,
             parts=(encoder, *remote, *fusion),
+            privacy=privacy,
             config=config,
             labels=checkpoint.class_names,
             preprocessing={

@@ -8,7 +8,7 @@ import warnings
 import typer
 
 from ..errors import EdgeSDKError
-from . import export, inspect, measure, profile, run, serve, train
+from . import audit, export, inspect, measure, profile, run, serve, train
 
 __all__ = ["app", "main"]
 
@@ -35,6 +35,7 @@ def _version(
 
 # In the order of the work.
 app.command("train")(train.train)
+app.command("audit")(audit.audit)
 app.command("export")(export.export)
 app.command("inspect")(inspect.inspect)
 app.command("serve")(serve.serve)

@@ -36,6 +36,9 @@ def export(
     batch: Batch = typer.Option(Batch.DYNAMIC, help="static fixes batch 1."),
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
     key_file: Path | None = typer.Option(None, help="A user's secret, 16 bytes or more, for a model trained for keys."),
+    max_psnr: float | None = typer.Option(None, help="Refuse where an attack of the audit rebuilt images better, dB."),
+    max_fsinfo: float | None = typer.Option(None, help="Refuse where the audit's FSInfo is more, nats a dimension."),
+    audit: Path | None = typer.Option(None, help="audit.json of the model; default: beside its weights."),
     data: str | None = typer.Option(None, help="Images to compare torch and ONNX on, as for train; else noise."),
 ) -> None:
     """Export a trained model as a bundle: a folder for the device, and one for each server.
@@ -45,18 +48,36 @@ def export(
     from ..bundle import check_target
 
     with needs_extra("export", "edgesdk export"):
+        from export.audit.gate import audit_summary
+        from export.audit.results import AUDIT_FILE
         from export.checkpoint import load_checkpoint
         from export.write_bundle import export_bundle, parity_images
         from export.zoo import zoo_model
     target = out or Path(f"{defense}-{backbone}")
     check_target(target)
     key = _read_key(key_file) if key_file else None
-    source = load_checkpoint(checkpoint or zoo_model(defense, backbone))
+    weights = checkpoint or zoo_model(defense, backbone)
+    source = load_checkpoint(weights)
     source.require(defense, backbone)
+    privacy = audit_summary(
+        source,
+        audit or weights.with_name(AUDIT_FILE),
+        wire_dtype.value,
+        image_size or source.image_size,
+        max_psnr_db=max_psnr,
+        max_fsinfo=max_fsinfo,
+    )
     images = parity_images(data, image_size or source.image_size)
     typer.echo(f"exporting {defense} ({backbone}) …", err=True)
     parity = export_bundle(
-        source, target, images=images, image_size=image_size, batch=batch.value, wire_dtype=wire_dtype.value, key=key
+        source,
+        target,
+        images=images,
+        image_size=image_size,
+        batch=batch.value,
+        wire_dtype=wire_dtype.value,
+        key=key,
+        privacy=privacy,
     )
     worst = max(parity["max_abs_difference"].values())
     typer.echo(f"{target}: ONNX and torch differ by {worst:.1e} at most over {parity['images']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def inspect(
     """Verify a bundle's hashes and print what each party holds."""
     import msgspec
 
-    from ..bundle import open_party, parties
+    from ..bundle import EDGE, open_party, parties
 
     opened = [open_party(folder) for folder in parties(bundle)]
     if as_json:
@@ -47,8 +47,23 @@ def inspect(
         if "test" in manifest.accuracy:
             on = manifest.accuracy.get("measured_on", "")
             typer.echo(f"  {'accuracy':10} {manifest.accuracy['test']:.2%} on test images ({on})")
+        if manifest.party == EDGE:
+            typer.echo(f"  {'audit':10} {_audit(manifest.privacy)}")
         names = sorted(party.files)
         typer.echo(f"  {'verified':10} {', '.join(names)}")
+
+
+def _audit(privacy: dict[str, Any] | None) -> str:
+    """The headline of the audit that the manifest carries."""
+    if privacy is None:
+        return "none: what a server can rebuild was not measured"
+    best = privacy.get("best_attack")
+    if best is None:
+        return "metrics alone, no attack"
+    return (
+        f"best attack {best['psnr_db']:.2f} dB PSNR, SSIM {best['ssim']:.3f} ({best['name']} on {best['adversary']}, "
+        f"{best['num_images']} images, budget {privacy['budget']})"
+    )
 
 
 def _tensor(spec: TensorSpec) -> str:

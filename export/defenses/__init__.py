@@ -6,9 +6,19 @@ from importlib import import_module
 
 from edge_sdk.errors import ConfigError
 
-from .base import Batch, Defense, ModelConfig, Objective, SplitModel
+from .base import Batch, Defense, ModelConfig, Objective, SplitModel, Unpacking
 
-__all__ = ["BASELINE", "DEFENSES", "Batch", "Defense", "ModelConfig", "Objective", "SplitModel", "defense_class"]
+__all__ = [
+    "BASELINE",
+    "DEFENSES",
+    "Batch",
+    "Defense",
+    "ModelConfig",
+    "Objective",
+    "SplitModel",
+    "Unpacking",
+    "defense_class",
+]
 
 DEFENSES = {
     "none": "none:Undefended",

@@ -71,6 +71,11 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class Unpacking(nn.Module):
+    """The first layer of a tail, where it only puts what was received to its places: to whoever has the tail, both are
+    the same."""
+
+
 class SplitModel(nn.Module):
     """A cut network: ``edge`` on the device, one tail a server, and ``fusion`` on the device or None for one tail.
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from edge_sdk.errors import ConfigError
 
 from ..models import build_backbone, build_branch
-from .base import Batch, ModelConfig, Normalize, Objective, SplitModel
+from .base import Batch, ModelConfig, Normalize, Objective, SplitModel, Unpacking
 
 
 class PrivDFS:
@@ -192,7 +192,7 @@ class ShareMasks(nn.Module):
         return tuple(flat.index_select(1, kept.to(z.device)) for kept in self.kept)
 
 
-class Scatter(nn.Module):
+class Scatter(Unpacking):
     """A server's vector ``(N, n_k)`` put back to its places among zeros; in training the tensors are whole already."""
 
     def __init__(self, masks: ShareMasks, server: int) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ...conftest import EDGESDK, ROOT, assert_one_line_error, edgesdk, serving
 
-COMMANDS = ("train", "export", "inspect", "serve", "run", "profile", "measure")
+COMMANDS = ("train", "audit", "export", "inspect", "serve", "run", "profile", "measure")
 NOWHERE = "http://127.0.0.1:9"
 
 

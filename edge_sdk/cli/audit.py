@@ -1,0 +1,95 @@
+"""``edgesdk audit``: attack a trained model as its servers could."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..errors import needs_extra
+from .export import WireDtype
+
+if TYPE_CHECKING:
+    from export.audit.results import AuditReport
+
+
+def audit(
+    model: str = typer.Argument(..., help="model.safetensors of a training, or the name of a shipped defense."),
+    data: str = typer.Option(..., help="The images that it was trained on, as for train."),
+    out: Path = typer.Option(..., help="Folder of the report; an audit that was stopped there goes on."),
+    backbone: str = typer.Option("cnn", help="Of a shipped model."),
+    attack: list[str] = typer.Option([], help="Only these; an unknown one lists those there are. May be repeated."),
+    metric: list[str] = typer.Option([], help="Only these; an unknown one lists those there are. May be repeated."),
+    collude: int | None = typer.Option(None, min=1, help="Servers that pool what they see; default: fewer than half."),
+    budget: str = typer.Option("small", help="The attackers' means: small (two CPU cores) or full (a GPU, a night)."),
+    n: int | None = typer.Option(None, "--n", min=2, help="Test images to attack at most; default: the budget's."),
+    wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
+    against: list[Path] = typer.Option([], help="audit.json of another model to compare with; may be repeated."),
+    seed: int = typer.Option(0, min=0, max=2**31, help="Of everything drawn."),
+    threads: int | None = typer.Option(None, min=1, max=1024, help="CPU threads of torch."),
+    as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
+) -> None:
+    """Measure what a model's features give away, and attack them: metrics, rebuilt images, and a page with pictures.
+
+    What is attacked is the exported encoder. Writes audit.json and audit.html; --attack or --metric alone leaves the
+    other kind out.
+    """
+    with needs_extra("audit", "edgesdk audit"):
+        import torch
+
+        from export.audit.report import write_html
+        from export.audit.results import load_report
+        from export.audit.run import ATTACKS, METRICS, AuditConfig, run_audit
+        from export.audit.target import Target
+        from export.checkpoint import load_checkpoint
+        from export.data import load_splits
+        from export.zoo import zoo_model
+    from ..progress import stages
+    from .tables import write_json
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    everything = not attack and not metric
+    config = AuditConfig(
+        metrics=METRICS if everything else tuple(metric),
+        attacks=ATTACKS if everything else tuple(attack),
+        budget=budget,
+        collude=collude,
+        num_images=n,
+        seed=seed,
+    )
+    path = Path(model)
+    checkpoint = load_checkpoint(path if path.suffix or path.exists() else zoo_model(model, backbone))
+    others = [load_report(each) for each in against]
+    splits = load_splits(data, checkpoint.image_size, checkpoint.data["seed"])
+    target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads)
+    with stages() as progress:
+        report = run_audit(target, splits, config, out, progress)
+    page = write_html(report, target, splits, out, others)
+    if as_json:
+        write_json("-", report)
+    else:
+        print_report(report)
+        typer.echo(f"{page}")
+
+
+def print_report(report: AuditReport) -> None:
+    """The audit as tables."""
+    from .tables import print_table
+
+    attacks = [
+        [view.name, a.name, f"{a.psnr_db:.2f} ± {a.psnr_std_error:.2f}", f"{a.ssim:.3f} ± {a.ssim_std_error:.3f}",
+         f"{a.mse:.4f}", f"{a.num_images:,}"]
+        for view in report.views for a in view.attacks
+    ]  # fmt: skip
+    metrics = [
+        [view.name, m.name, f"{m.value:.4g}" + ("" if m.std_error is None else f" ± {m.std_error:.2g}"), m.unit,
+         f"{m.num_samples:,}"]
+        for view in report.views for m in view.metrics
+    ]  # fmt: skip
+    title = f"{report.defense} ({report.config['backbone']}), features as {report.wire_dtype}, budget {report.budget}"
+    if attacks:
+        print_table(title, ["who sees", "attack", "PSNR, dB", "SSIM", "MSE", "images"], attacks)
+    if metrics:
+        print_table("metrics", ["who sees", "metric", "value", "unit", "images"], metrics)

@@ -1,0 +1,104 @@
+"""White-box maximum likelihood: search the image whose features are those that were seen (He et al., ACSAC 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .base import Features, Progress, Rebuild, View
+
+TV_WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0)
+TUNING_IMAGES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodAttack:
+    """Minimises ``|f(x) - z|^2 / |z|^2 + weight sqrt(TV(x))`` over images in [0, 1].
+
+    Every image is searched from several starts, by Adam and by SGD with momentum, and the end with the lowest objective
+    kept: which is closest to the original the attacker cannot see. The weight of the total variation is the one of four
+    that does best on the attacker's own images.
+
+    Attributes:
+        steps: of each search.
+        restarts: starts: the mean image first, then uniform noise.
+        seed: of the noise.
+    """
+
+    steps: int = 500
+    restarts: int = 2
+    seed: int = 0
+    name: str = "maximum likelihood"
+
+    def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
+        mean = images.float().mean(0) / 255
+        own = images[:TUNING_IMAGES].float() / 255
+        seen = view.observe(own)
+        errors = {}
+        for i, weight in enumerate(TV_WEIGHTS):
+            found = self._search(view, seen, mean, weight, 1, max(self.steps // 4, 1))
+            errors[weight] = float((found - own).square().mean())
+            progress(i + 1, len(TV_WEIGHTS))
+        best = min(errors, key=errors.__getitem__)
+        return lambda features: self._search(view, features, mean, best, self.restarts, self.steps)
+
+    def _search(self, view: View, seen: Features, mean: Tensor, weight: float, restarts: int, steps: int) -> Tensor:
+        best, lowest = torch.empty(0), torch.empty(0)
+        for start in self._starts(mean, len(seen[0]), restarts):
+            for optimizer in ("adam", "sgd"):
+                found, objective = _descend(view, seen, start, weight, optimizer, steps)
+                if not len(lowest):
+                    best, lowest = found, objective
+                better = objective < lowest
+                best = torch.where(better[:, None, None, None], found, best)
+                lowest = torch.where(better, objective, lowest)
+        return best
+
+    def _starts(self, mean: Tensor, count: int, restarts: int) -> Iterator[Tensor]:
+        yield mean.expand(count, *mean.shape)
+        draw = torch.Generator().manual_seed(self.seed)
+        for _ in range(restarts - 1):
+            yield torch.rand(count, *mean.shape, generator=draw)
+
+
+def _descend(
+    view: View, seen: Features, start: Tensor, weight: float, optimizer: str, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Images and their objectives ``(N,)``, the lowest met on the way: momentum can end above it."""
+    images = start.clone().requires_grad_()
+    method: torch.optim.Optimizer
+    if optimizer == "adam":
+        method = torch.optim.Adam([images], lr=0.02)
+    else:
+        method = torch.optim.SGD([images], lr=1.0, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(method, steps)
+    best, lowest = start.clone(), torch.full((len(start),), torch.inf)
+    for _ in range(steps):
+        objective = _objective(view, seen, images, weight)
+        with torch.no_grad():
+            better = objective < lowest
+            best[better], lowest[better] = images[better], objective[better]
+        method.zero_grad()
+        objective.sum().backward()
+        method.step()
+        with torch.no_grad():
+            images.clamp_(0, 1)
+        schedule.step()
+    return best, lowest
+
+
+def _objective(view: View, seen: Features, images: Tensor, weight: float) -> Tensor:
+    made = torch.cat([z.flatten(1) for z in view.features(images)], 1)
+    wanted = torch.cat([z.flatten(1) for z in seen], 1)
+    misfit = (made - wanted).square().sum(1) / wanted.square().sum(1).clamp_min(1e-12)
+    return misfit + weight * _total_variation(images).add(1e-12).sqrt()
+
+
+def _total_variation(images: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels of each image, ``(N,)``."""
+    down, right = images.diff(dim=2), images.diff(dim=3)
+    return down.square().flatten(1).mean(1) + right.square().flatten(1).mean(1)

@@ -1,0 +1,1 @@
+"""How much of the image the features carry, without rebuilding it."""

@@ -1,0 +1,113 @@
+"""MINE: a network's lower bound on the mutual information of image and features (Belghazi et al., arXiv 1801.04062)."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..results import MetricResult, mean_result
+
+GROUP = 250
+
+
+class Critic(nn.Module):
+    """``T(x, z) = <f(x), g(z)>`` for every pair of a batch: ``(N, ...)`` twice to ``(N, N)``.
+
+    Apart for x and z [ours], so that a batch of N has N^2 - N pairs of the product of the marginals instead of N.
+    """
+
+    def __init__(self, x: torch.Size, z: torch.Size, width: int) -> None:
+        super().__init__()
+        self.of_x, self.of_z = _embedding(x, width), _embedding(z, width)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        table: Tensor = self.of_x(x) @ self.of_z(z).T
+        return table
+
+
+def mine(
+    x: Tensor,
+    z: Tensor,
+    *,
+    epochs: int = 30,
+    batch_size: int = 250,
+    width: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> MetricResult:
+    """The Donsker-Varadhan bound ``E[T] - log E[exp T]`` of a trained critic, on pairs that it was not trained on.
+
+    Half of the images train the critic, a tenth of those choose the epoch; the other half, in groups of 250, give the
+    bound. With groups of N the bound cannot pass about ``log(N^2 - N)``, 11 nats: beyond, "at least" is meant.
+
+    Args:
+        x: ``(N, ...)`` float32 images.
+        z: ``(N, ...)`` float32 features.
+        epochs: over the training half.
+        batch_size: pairs a step.
+        width: of the critic.
+        learning_rate: highest, of one cycle of AdamW.
+        seed: of halves, weights and order.
+
+    Returns:
+        Nats; 0 where no dependence was found.
+    """
+    torch.manual_seed(seed)
+    order = torch.randperm(len(x))
+    held_out, training = order[: len(x) // 2], order[len(x) // 2 :]
+    choosing, training = training[: len(training) // 10], training[len(training) // 10 :]
+    x, z = (_standardized(t, training) for t in (x, z))
+    critic = Critic(x.shape[1:], z.shape[1:], width)
+    optimizer = torch.optim.AdamW(critic.parameters(), learning_rate, weight_decay=1e-3)
+    steps = math.ceil(len(training) / batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps * epochs)
+    best, chosen = -math.inf, critic
+    for _ in range(epochs):
+        critic.train()
+        for rows in training[torch.randperm(len(training))].split(batch_size):
+            loss = -_bound(critic(x[rows], z[rows])) if len(rows) > 2 else None
+            if loss is not None:
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
+                optimizer.step()
+            schedule.step()
+        critic.eval()
+        with torch.no_grad():
+            value = float(_bound(critic(x[choosing], z[choosing])))
+        if value > best:
+            best, chosen = value, copy.deepcopy(critic)
+    groups = [rows for rows in held_out.split(GROUP) if len(rows) == min(GROUP, len(held_out))]
+    with torch.no_grad():
+        values = [float(_bound(chosen(x[rows], z[rows]))) for rows in groups]
+    result = mean_result("MINE", values, "nats", sum(map(len, groups)), seed)
+    return result if result.value > 0 else MetricResult("MINE", 0.0, "nats", result.std_error, result.num_samples, seed)
+
+
+def _bound(table: Tensor) -> Tensor:
+    """Donsker-Varadhan: pairs on the diagonal belong together, all others do not."""
+    n = len(table)
+    apart = table[~torch.eye(n, dtype=torch.bool)]
+    return table.diagonal().mean() - apart.logsumexp(0) + math.log(n * (n - 1))
+
+
+def _standardized(t: Tensor, rows: Tensor) -> Tensor:
+    sample = t[rows].float()
+    return (t.float() - sample.mean(0)) / sample.std(0).clamp_min(1e-6)
+
+
+def _embedding(shape: torch.Size, width: int) -> nn.Module:
+    """Convolutions for maps, a perceptron for all else; 2 ``width`` numbers out."""
+    if len(shape) == 3 and min(shape[1:]) >= 4:
+        return nn.Sequential(
+            nn.Conv2d(shape[0], width, 3, 2, padding=1), nn.GELU(),
+            nn.Conv2d(width, 2 * width, 3, 2, padding=1), nn.GELU(),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(32 * width, 2 * width),
+        )  # fmt: skip
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(shape.numel(), 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width), nn.GELU(),
+        nn.Linear(4 * width, 2 * width),
+    )  # fmt: skip

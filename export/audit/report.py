@@ -1,0 +1,168 @@
+"""The audit as one HTML page that needs nothing else: pictures, figures and tables inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from edge_sdk.errors import needs_extra
+
+from ..data import Splits
+from ..defenses import BASELINE, defense_class
+from .plots import fsinfo_against_psnr, psnr_distribution, spearman
+from .results import AuditReport, ViewResult
+from .run import evenly, rebuilt_images, write_aside
+from .target import Target
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+REPORT_FILE = "audit.html"
+SCALE = 3  # of the pictures
+
+ASSUMED = (
+    "The attacker is the server: it has the features, the encoder with all its weights, the defense's settings and its "
+    "noise level, and images of the same kind that no training saw.",
+    "It attacks every image by itself, and does not ask the device questions.",
+)
+NOT_TRIED = (
+    "Attackers with more images, longer training or larger networks than the budget states.",
+    "Generative priors from outside the data set, such as a diffusion model trained on millions of images.",
+    "Questions other than the image: who or what is on it can leak where no picture can be rebuilt.",
+    "Several requests that show the same scene.",
+)
+
+
+def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, others: Sequence[AuditReport]) -> Path:
+    """Draw the page of an audit whose work is in ``out``.
+
+    Args:
+        report: of the audit.
+        target: that was audited.
+        splits: of its data.
+        out: the audit's folder.
+        others: audits to compare with; the undefended model's is set beside every figure.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        MissingExtra: Jinja2 or matplotlib is not installed.
+        DataError: the pictures are not there.
+    """
+    with needs_extra("audit", "the audit's page"):
+        import jinja2
+        import matplotlib  # noqa: F401
+    undefended = next((each for each in others if each.defense == BASELINE), None)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        report=report,
+        paper=defense_class(report.defense).paper,
+        undefended=undefended,
+        views=[_view(view, target, splits, out, undefended) for view in report.views],
+        against=_against([report, *others]),
+        assumed=ASSUMED,
+        not_tried=NOT_TRIED,
+    )
+    path = out / REPORT_FILE
+    write_aside(path, page.encode())
+    return path
+
+
+def _view(
+    view: ViewResult,
+    target: Target,
+    splits: Splits,
+    out: Path,
+    undefended: AuditReport | None,
+) -> dict[str, Any]:
+    """What the page shows of one adversary."""
+    whole = undefended.views[-1] if undefended else None
+    rows = []
+    for metric in view.metrics:
+        other = whole.metric(metric.name) if whole else None
+        rows.append((metric, other, metric.value / other.value if other and other.value else None))
+    shown: dict[str, Any] = {"result": view, "metrics": rows, "whole": whole, "figure": None, "pictures": []}
+    if view.attacks:
+        best = whole.best_attack if whole and whole.attacks else None
+        shown["figure"] = psnr_distribution([a for a in view.attacks if len(a.psnr_each) > 1], best)
+        shown["pictures"] = _pictures(view, target, splits, out)
+    return shown
+
+
+def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> list[dict[str, Any]]:
+    """The images that came back best, median and worst under the best attack, by every attack that met them."""
+    test = torch.from_numpy(splits.test.pixels).permute(0, 3, 1, 2)
+    best = view.best_attack
+    order = np.argsort(best.psnr_each)[::-1]
+    rebuilt = {attack.name: rebuilt_images(out, view.name, attack.name) for attack in view.attacks}
+    attacked = evenly(test, best.num_images)
+    servers = target.view(view.servers)
+    columns = []
+    for name, place in (("best", 0), ("median", len(order) // 2), ("worst", len(order) - 1)):
+        row = int(order[place])
+        image = attacked[row]
+        tiles = []
+        for attack in view.attacks:
+            own = evenly(test, attack.num_images)
+            same = (own == image).flatten(1).all(1).nonzero().flatten()
+            if len(same):
+                index = int(same[0])
+                tiles.append((attack.name, _png(rebuilt[attack.name][index]), attack.psnr_each[index]))
+        columns.append(
+            {
+                "name": name,
+                "original": _png(image),
+                "features": _png(_tiled(servers.observe(image[None].float() / 255))),
+                "rebuilt": tiles,
+            }
+        )
+    return columns
+
+
+def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
+    """FSInfo against the best attack's PSNR, over all adversaries of all audits that have both."""
+    points = {}
+    for report in reports:
+        for view in report.views:
+            information = view.metric("FSInfo")
+            if information and view.attacks:
+                name = report.defense if len(report.views) == 1 else f"{report.defense} {view.name}"
+                points[name] = (information.value, view.best_attack.psnr_db)
+    if len(points) < 2:
+        return None
+    return {"figure": fsinfo_against_psnr(points), "spearman": spearman(list(points.values())), "count": len(points)}
+
+
+def _tiled(features: tuple[Tensor, ...]) -> Tensor:
+    """Features as one grey picture ``(3, H, W)``: maps side by side, vectors in rows; brightest is largest."""
+    strips = []
+    for share in features:
+        z = share[0].float()
+        low, high = z.min(), z.max()
+        z = (z - low) / (high - low).clamp_min(1e-12)
+        if z.dim() == 3:
+            side = int(np.ceil(np.sqrt(len(z))))
+            missing = side * side - len(z)
+            z = torch.cat([z, z.new_zeros(missing, *z.shape[1:])])
+            strips.append(z.view(side, side, *z.shape[1:]).permute(0, 2, 1, 3).reshape(side * z.shape[1], -1))
+        else:
+            flat = z.flatten()
+            side = int(np.ceil(np.sqrt(len(flat))))
+            strips.append(torch.cat([flat, flat.new_zeros(side * side - len(flat))]).view(side, side))
+    height = max(len(strip) for strip in strips)
+    padded = [torch.cat([s, s.new_zeros(height - len(s), s.shape[1])]) for s in strips]
+    return (torch.cat(padded, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
+
+
+def _png(pixels: Tensor) -> str:
+    """A uint8 ``(3, H, W)`` picture as a data URI."""
+    content = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(content, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

@@ -1,0 +1,169 @@
+"""What an audit found: the record that the report is drawn from, and that an export can be held to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edge_sdk.errors import DataError
+
+FORMAT_VERSION = 1
+AUDIT_FILE = "audit.json"
+
+
+class MetricResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A measured value.
+
+    Attributes:
+        name: the metric's.
+        value: in ``unit``.
+        unit: of value and std_error.
+        std_error: of the mean over images (or over disjoint groups of them); None where it cannot be had.
+        num_samples: images measured on.
+        seed: of whatever was drawn.
+    """
+
+    name: str
+    value: float
+    unit: str
+    std_error: float | None
+    num_samples: int
+    seed: int | None = None
+
+
+class AttackResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One attack on one view, over images that neither the model nor the attacker was trained on.
+
+    Attributes:
+        name: the attack's.
+        settings: of the attack; of the better one on validation images where several were tried.
+        num_images: attacked.
+        mse: mean over images, on [0, 1].
+        psnr_db: mean over images of each image's own.
+        psnr_std_error: of that mean.
+        ssim: mean over images.
+        ssim_std_error: of that mean.
+        psnr_each: every image's, in their order.
+        seconds: that it took, fitting included.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    num_images: int
+    mse: float
+    psnr_db: float
+    psnr_std_error: float
+    ssim: float
+    ssim_std_error: float
+    psnr_each: tuple[float, ...]
+    seconds: float
+
+
+class ViewResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was found of one adversary: a server, or several that collude.
+
+    Attributes:
+        name: ``server0``, ``server0+server2``, ….
+        servers: their numbers.
+        in_threat_model: whether the defense claims anything against so many.
+        num_features: that they see of an image.
+        metrics: in the order measured.
+        attacks: in the order made.
+    """
+
+    name: str
+    servers: tuple[int, ...]
+    in_threat_model: bool
+    num_features: int
+    metrics: tuple[MetricResult, ...]
+    attacks: tuple[AttackResult, ...]
+
+    @property
+    def best_attack(self) -> AttackResult:
+        """The one with the highest PSNR: the headline."""
+        return max(self.attacks, key=lambda attack: attack.psnr_db)
+
+    def metric(self, name: str) -> MetricResult | None:
+        """The metric of that name, None where it was not measured."""
+        return next((each for each in self.metrics if each.name == name), None)
+
+
+class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The audit of one trained model.
+
+    Attributes:
+        format_version: of this record.
+        weights_sha256: of the model's weights: an audit is of these alone.
+        defense: its name.
+        config: its settings.
+        image_size: height and width.
+        accuracy: of the model, by part of the data.
+        wire_dtype: that the features were attacked in.
+        data: record of the splits; the attacker had ``auxiliary``, was judged on ``test``.
+        budget: name of the attacks' sizes.
+        seed: of everything drawn.
+        machine: hardware and software.
+        views: one for each adversary.
+    """
+
+    format_version: int = FORMAT_VERSION
+    weights_sha256: str
+    defense: str
+    config: dict[str, Any]
+    image_size: int
+    accuracy: dict[str, float]
+    wire_dtype: str
+    data: dict[str, Any]
+    budget: str
+    seed: int
+    machine: dict[str, Any]
+    views: tuple[ViewResult, ...]
+
+    @property
+    def worst(self) -> ViewResult:
+        """The adversary of the threat model who rebuilt most."""
+        views = [view for view in self.views if view.in_threat_model and view.attacks]
+        return max(views, key=lambda view: view.best_attack.psnr_db)
+
+
+def load_report(path: Path) -> AuditReport:
+    """An audit that was written before.
+
+    Raises:
+        DataError: no such file, or not an audit of this version.
+    """
+    try:
+        report = msgspec.json.decode(path.read_bytes(), type=AuditReport)
+    except OSError as error:
+        raise DataError(f"{path}: no audit there ({error.strerror}); edgesdk audit makes one") from error
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path}: not an audit ({error})") from error
+    if report.format_version != FORMAT_VERSION:
+        raise DataError(f"{path}: audit of format {report.format_version}, expected {FORMAT_VERSION}; audit again")
+    return report
+
+
+def mean_result(name: str, values: Sequence[float], unit: str, num_samples: int, seed: int | None) -> MetricResult:
+    """The mean of independent values, with its standard error.
+
+    Args:
+        name: the metric's.
+        values: one for each image or for each group of images.
+        unit: of the values.
+        num_samples: images in all.
+        seed: of what was drawn.
+    """
+    mean, error = mean_and_error(values)
+    return MetricResult(name, mean, unit, error if len(values) > 1 else None, num_samples, seed)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, which is 0 for one value."""
+    array = np.asarray(values, np.float64)
+    error = float(array.std(ddof=1)) / math.sqrt(len(array)) if len(array) > 1 else 0.0
+    return float(array.mean()), error

@@ -1,0 +1,370 @@
+"""The audit: every metric and every attack on every adversary, kept as it goes so that it can be stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+
+import edge_sdk
+from edge_sdk.errors import ConfigError, DataError
+
+from ..checkpoint import load_tensors, save_tensors
+from ..data import Splits
+from ..train import environment
+from .attacks.base import Features, Rebuild
+from .budget import Budget, Entry, budget
+from .metrics.distance_correlation import distance_correlation
+from .metrics.effective_information import effective_information
+from .metrics.entropy import feature_entropy
+from .metrics.fsinfo import Prior, fsinfo, spectrum
+from .metrics.mutual_information import mine
+from .quality import mse, psnr, ssim
+from .results import AUDIT_FILE, AttackResult, AuditReport, MetricResult, ViewResult, mean_and_error
+from .target import ServerView, Target
+
+METRICS = ("fsinfo", "mine", "dcor", "entropy", "effective")
+ATTACKS = ("blind", "inversion", "likelihood", "diffusion")
+BATCH = 100
+VALIDATION_IMAGES = 400
+NOMINAL_NOISE = 0.01
+"""Of the features' standard deviation: what FSInfo assumes where a defense draws no noise [ours]. Without any noise
+Fisher information is infinite."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and the steps done and in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """What is measured, and with which means.
+
+    Attributes:
+        metrics: of METRICS.
+        attacks: of ATTACKS.
+        budget: name of the attackers' means.
+        collude: servers that pool what they see; None takes what the defense allows for, less than half of them.
+        num_images: to attack, at most; None takes the budget's.
+        seed: of everything drawn.
+
+    Raises:
+        ConfigError: an unknown metric or attack, or none at all.
+    """
+
+    metrics: tuple[str, ...] = METRICS
+    attacks: tuple[str, ...] = ATTACKS
+    budget: str = "small"
+    collude: int | None = None
+    num_images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, asked, known in (("metric", self.metrics, METRICS), ("attack", self.attacks, ATTACKS)):
+            for name in asked:
+                if name not in known:
+                    raise ConfigError(f"no {kind} {name!r}; available: {', '.join(known)}")
+        if not self.metrics and not self.attacks:
+            raise ConfigError("nothing to audit: no metric and no attack")
+        if self.num_images is not None and self.num_images < 2:
+            raise ConfigError(f"at least 2 images must be attacked, got {self.num_images}")
+        budget(self.budget, self.seed)
+
+
+class Adversary(NamedTuple):
+    """Servers that see together, and whether the defense claims anything against them."""
+
+    servers: tuple[int, ...]
+    in_threat_model: bool
+
+    @property
+    def name(self) -> str:
+        return "+".join(f"server{k}" for k in self.servers)
+
+
+def adversaries(num_servers: int, collude: int | None) -> list[Adversary]:
+    """Every server alone, every set of ``collude``, and all together.
+
+    Against less than half of the servers, ``(K - 1) // 2``, a defense with several claims something (PrivDFS, arXiv
+    2508.04346: an honest majority); with one server, against that one.
+
+    Raises:
+        ConfigError: ``collude`` is not 1 to the number of servers.
+    """
+    allowed = max((num_servers - 1) // 2, 1)
+    together = allowed if collude is None else collude
+    if not 1 <= together <= num_servers:
+        raise ConfigError(f"1 to {num_servers} servers can collude, got {together}")
+    sizes = sorted({1, together, num_servers})
+    return [
+        Adversary(servers, len(servers) <= allowed)
+        for size in sizes
+        for servers in combinations(range(num_servers), size)
+    ]
+
+
+def run_audit(
+    target: Target,
+    splits: Splits,
+    config: AuditConfig,
+    out: Path,
+    progress: Progress = lambda what, done, total: None,
+) -> AuditReport:
+    """Audit a model; stopped and run again on the same machine, it goes on where it was, to the same result.
+
+    ``out`` gets ``work/`` (finished parts, states of attacks, rebuilt images) and at the end ``audit.json``.
+
+    Args:
+        target: the model.
+        splits: images at its size, in the parts of its training: ``auxiliary`` is the attackers'.
+        config: what to do.
+        out: a folder, made if need be.
+        progress: called as it goes.
+
+    Raises:
+        DataError: the splits are not those of the training, or ``out`` holds an audit of another model or settings.
+        ConfigError: ``collude`` is more than there are servers.
+    """
+    if splits.record() != target.checkpoint.data:
+        raise DataError(
+            f"{splits.name}: not the parts that this model was trained on; the attackers' images might be among them"
+        )
+    work = out / "work"
+    report = _header(target, config)
+    _claim(work, report, config)
+    means = budget(config.budget, config.seed)
+    images = _Images.of(splits)
+    views = [
+        _audit_view(target, adversary, images, means, config, work / adversary.name, progress)
+        for adversary in adversaries(target.num_servers, config.collude)
+    ]
+    report = msgspec.structs.replace(report, views=tuple(views))
+    write_aside(out / AUDIT_FILE, msgspec.json.format(msgspec.json.encode(report), indent=1))
+    return report
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a file under another name, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def rebuilt_images(out: Path, adversary: str, attack: str) -> Tensor:
+    """What an attack of a finished audit rebuilt, uint8 ``(N, 3, H, W)``, in the order of the attacked images.
+
+    Raises:
+        DataError: the audit in ``out`` has no such attack.
+    """
+    folder = out / "work" / adversary / attack
+    paths = sorted(folder.glob("rebuilt.*.safetensors"), key=lambda path: int(path.suffixes[0][1:]))
+    if not paths:
+        raise DataError(f"{folder}: no rebuilt images there")
+    return torch.cat([load_tensors(path)[0]["rebuilt"] for path in paths])
+
+
+def evenly(images: Tensor, count: int) -> Tensor:
+    """``count`` of the images at most, evenly spaced: a folder's are sorted by class."""
+    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
+
+
+class _Images(NamedTuple):
+    """uint8 ``(N, 3, H, W)``: the attackers' own, those that they choose by, and those that they are judged on."""
+
+    auxiliary: Tensor
+    validation: Tensor
+    test: Tensor
+
+    @classmethod
+    def of(cls, splits: Splits) -> _Images:
+        parts = (splits.auxiliary, splits.validation, splits.test)
+        return cls(*(torch.from_numpy(part.pixels).permute(0, 3, 1, 2).contiguous() for part in parts))
+
+
+def _header(target: Target, config: AuditConfig) -> AuditReport:
+    checkpoint = target.checkpoint
+    return AuditReport(
+        weights_sha256=checkpoint.weights_sha256,
+        defense=checkpoint.defense,
+        config=json.loads(json.dumps(asdict(checkpoint.config))),
+        image_size=checkpoint.image_size,
+        accuracy=checkpoint.accuracy,
+        wire_dtype=target.wire_dtype,
+        data=checkpoint.data,
+        budget=config.budget,
+        seed=config.seed,
+        machine={**environment(torch.device("cpu")), "edgesdk": edge_sdk.__version__},
+        views=(),
+    )
+
+
+def _claim(work: Path, report: AuditReport, config: AuditConfig) -> None:
+    """Note whose audit this folder holds; another's would be mixed with it."""
+    identity = {"weights_sha256": report.weights_sha256, "wire_dtype": report.wire_dtype}
+    ours = json.loads(json.dumps({**identity, **asdict(config)}))
+    path = work / "settings.json"
+    if path.exists():
+        theirs = json.loads(path.read_bytes())
+        # More metrics and attacks may be asked of the same audit.
+        changed = sorted(k for k in ours if k not in ("metrics", "attacks") and theirs.get(k) != ours[k])
+        if changed:
+            raise DataError(f"{work.parent}: holds another audit ({', '.join(changed)} differ); choose another --out")
+    write_aside(path, json.dumps(ours, indent=1).encode())
+
+
+def _audit_view(
+    target: Target,
+    adversary: Adversary,
+    images: _Images,
+    means: Budget,
+    config: AuditConfig,
+    folder: Path,
+    progress: Progress,
+) -> ViewResult:
+    view = target.view(adversary.servers)
+
+    def say(name: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(f"{adversary.name}: {name}", done, total)
+
+    def measure(name: str) -> list[MetricResult]:
+        return _metrics(name, view, images, means, config.seed, say(name))
+
+    def attack(name: str) -> AttackResult:
+        return _attack(name, means.attacks[name], view, images, folder / name, config, say(name))
+
+    metrics = [_kept(folder / f"{name}.json", list[MetricResult], partial(measure, name)) for name in config.metrics]
+    attacks = [_kept(folder / f"{name}.json", AttackResult, partial(attack, name)) for name in config.attacks]
+    return ViewResult(
+        name=adversary.name,
+        servers=adversary.servers,
+        in_threat_model=adversary.in_threat_model,
+        num_features=view.num_received,
+        metrics=tuple(metric for found in metrics for metric in found),
+        attacks=tuple(attacks),
+    )
+
+
+def _kept(path: Path, kind: Any, make: Callable[[], Any]) -> Any:
+    """What was found before, or is found now."""
+    if path.exists():
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except msgspec.DecodeError as error:
+            raise DataError(f"{path}: damaged; remove it to measure again") from error
+    found = make()
+    write_aside(path, msgspec.json.encode(found))
+    return found
+
+
+def _metrics(
+    name: str,
+    view: ServerView,
+    images: _Images,
+    means: Budget,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> list[MetricResult]:
+    """A metric by its name in METRICS, on the attackers' images: the model was trained on none of them."""
+    progress(0, 1)
+    if name == "fsinfo":
+        prior = Prior.of(images.auxiliary.float() / 255)
+        sigma = view.noise or NOMINAL_NOISE * _deviation(view, images)
+        spectra = []
+        for i, image in enumerate(evenly(images.auxiliary, means.num_jacobians)):
+            spectra.append(spectrum(view.features, image.float() / 255, prior))
+            progress(i + 1, means.num_jacobians)
+        return list(fsinfo(spectra, sigma))
+    own = evenly(images.auxiliary, means.num_metric_images).float() / 255
+    z = _flat(_observe(view, own, seed))
+    if name == "mine":
+        return [mine(own, z, seed=seed)]
+    if name == "dcor":
+        return [distance_correlation(own, z, seed=seed)]
+    if name == "entropy":
+        return [feature_entropy(z, seed=seed)]
+    return [effective_information(z)]
+
+
+def _attack(
+    name: str,
+    entry: Entry,
+    view: ServerView,
+    images: _Images,
+    folder: Path,
+    config: AuditConfig,
+    progress: Callable[[int, int], None],
+) -> AttackResult:
+    start = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    validation = evenly(images.validation, VALIDATION_IMAGES).float() / 255
+    best, chosen, rebuild = -1.0, entry.candidates[0], None
+    for candidate in entry.candidates:
+        fitted = candidate.fit(view, images.auxiliary, folder / f"{candidate.name}.state.safetensors", progress)
+        if len(entry.candidates) == 1:
+            rebuild = fitted
+        elif (score := _score(view, fitted, validation, config.seed)) > best:
+            best, chosen, rebuild = score, candidate, fitted
+    assert rebuild is not None
+    count = entry.num_images if config.num_images is None else min(config.num_images, entry.num_images)
+    attacked = evenly(images.test, count).float() / 255
+    parts = []
+    batches = attacked.split(BATCH)
+    for i, batch in enumerate(batches):
+        path = folder / f"rebuilt.{i}.safetensors"
+        if not path.exists():
+            torch.manual_seed(config.seed * 1_000_003 + i)
+            rebuilt = (rebuild(view.observe(batch)) * 255).round().to(torch.uint8)
+            save_tensors(path, {"rebuilt": rebuilt}, {})
+        parts.append(load_tensors(path)[0]["rebuilt"].float() / 255)
+        progress(i + 1, len(batches))
+    rebuilt = torch.cat(parts)
+    each = psnr(attacked, rebuilt)
+    mean, error = mean_and_error(each.tolist())
+    similarity, similarity_error = mean_and_error(ssim(attacked, rebuilt).tolist())
+    return AttackResult(
+        name=name,
+        settings=json.loads(json.dumps({"name": chosen.name, **asdict(chosen)})),  # type: ignore[call-overload]
+        num_images=len(attacked),
+        mse=float(mse(attacked, rebuilt).mean()),
+        psnr_db=mean,
+        psnr_std_error=error,
+        ssim=similarity,
+        ssim_std_error=similarity_error,
+        psnr_each=tuple(round(value, 3) for value in each.tolist()),
+        seconds=round(time.monotonic() - start, 1),
+    )
+
+
+def _score(view: ServerView, rebuild: Rebuild, images: Tensor, seed: int) -> float:
+    torch.manual_seed(seed)
+    return float(torch.cat([psnr(batch, rebuild(view.observe(batch))) for batch in images.split(BATCH)]).mean())
+
+
+def _observe(view: ServerView, images: Tensor, seed: int) -> Features:
+    torch.manual_seed(seed)
+    batches = [view.observe(batch) for batch in images.split(BATCH)]
+    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+
+
+def _flat(features: Iterable[Tensor]) -> Tensor:
+    return torch.cat([z.flatten(1) for z in features], 1)
+
+
+def _deviation(view: ServerView, images: _Images) -> float:
+    """Standard deviation of a feature over images, in the root of the mean of squares over features."""
+    z = _flat(_observe(view, evenly(images.auxiliary, 500).float() / 255, 0)).double()
+    kept = z.var(0) > 0
+    return float(z.var(0)[kept].mean().sqrt()) if kept.any() else 1.0

@@ -1,0 +1,114 @@
+"""Every attack rebuilds what there is to rebuild, and nothing where there is nothing: a broken one fails here."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from edge_sdk.errors import DataError
+from export.audit.attacks.blind import BlindAttack
+from export.audit.attacks.diffusion import DiffusionAttack
+from export.audit.attacks.inversion import InversionAttack
+from export.audit.attacks.likelihood import LikelihoodAttack
+from export.audit.quality import psnr
+
+
+class Seen:
+    """A view that is one function of the image, without noise."""
+
+    def __init__(self, *functions):
+        self.features = lambda images: tuple(function(images) for function in functions)
+        self.observe = lambda images: tuple(z.detach() for z in self.features(images))
+
+
+WHOLE = Seen(lambda x: x)
+THUMBNAIL = Seen(lambda x: functional.avg_pool2d(x, 4))
+HALVES = Seen(lambda x: x[:, :, :8].flatten(1), lambda x: x[:, :, 8:].flatten(1))
+NOTHING = Seen(lambda x: x.flatten(1)[:, :4] * 0)
+ATTACKS = {
+    "residual": InversionAttack(width=32, epochs=4, batch_size=32),
+    "transposed": InversionAttack(decoder="transposed", width=32, epochs=4, batch_size=32),
+    "likelihood": LikelihoodAttack(steps=60, restarts=1),
+    "diffusion": DiffusionAttack(width=16, condition=16, epochs=6, batch_size=32, sampling_steps=5),
+}
+
+
+def _reached(attack, view, patches, count=40):
+    own, other = patches[:1000], patches[1000 : 1000 + count].float() / 255
+    rebuild = attack.fit(view, own, None, lambda done, total: None)
+    rebuilt = rebuild(view.observe(other))
+    assert rebuilt.shape == other.shape
+    assert 0 <= rebuilt.min() <= rebuilt.max() <= 1
+    return psnr(other, rebuilt).mean().item()
+
+
+@pytest.fixture(scope="module")
+def floor(patches):
+    return _reached(BlindAttack(), WHOLE, patches)
+
+
+@pytest.mark.parametrize(("name", "above"), [("residual", 10), ("transposed", 6), ("likelihood", 20)])
+def test_the_image_itself_is_rebuilt(name, above, patches, floor):
+    assert _reached(ATTACKS[name], WHOLE, patches) > floor + above
+
+
+@pytest.mark.slow
+def test_diffusion_rebuilds_the_image_itself(patches, floor):
+    attack = DiffusionAttack(width=32, condition=32, epochs=60, batch_size=32)
+    assert _reached(attack, WHOLE, patches) > floor + 8
+
+
+@pytest.mark.parametrize(("name", "above"), [("residual", 4), ("transposed", 3), ("likelihood", 4)])
+def test_a_thumbnail_gives_more_than_nothing_and_less_than_the_image(name, above, patches, floor):
+    reached = _reached(ATTACKS[name], THUMBNAIL, patches)
+    assert floor + above < reached < floor + 15
+
+
+def test_several_shares_are_put_together(patches, floor):
+    attack = ATTACKS["residual"]
+    one = _reached(attack, Seen(lambda x: x[:, :, :8].flatten(1)), patches)
+    assert floor + 1 < one < _reached(attack, HALVES, patches)
+
+
+@pytest.mark.parametrize("name", ["residual", "transposed"])
+def test_features_without_the_image_give_no_more_than_the_floor(name, patches, floor):
+    assert _reached(ATTACKS[name], NOTHING, patches) < floor + 0.5
+
+
+def test_the_floor_is_the_mean_image(patches):
+    rebuild = BlindAttack().fit(WHOLE, patches[:100], None, lambda done, total: None)
+    rebuilt = rebuild(WHOLE.observe(patches[:3].float()))
+    assert torch.allclose(rebuilt[2], patches[:100].float().mean(0) / 255)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["residual", "diffusion"])
+def test_a_stopped_attack_continues_to_the_same_weights(name, patches, tmp_path):
+    attack, own = ATTACKS[name], patches[:96]
+    steps = 3 * attack.epochs
+
+    def stop(done, total):
+        assert total == steps
+        if done == 5:  # in the second epoch
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        attack.fit(THUMBNAIL, own, tmp_path / "state", stop)
+    calls = []
+    resumed = attack.fit(THUMBNAIL, own, tmp_path / "state", lambda done, total: calls.append(done))
+    assert calls[0] == 4  # the first epoch was kept
+    whole = attack.fit(THUMBNAIL, own, None, lambda done, total: None)
+    seen = THUMBNAIL.observe(patches[1000:1004].float() / 255)
+    assert torch.equal(resumed(seen), whole(seen))
+
+
+def test_a_foreign_or_broken_state_is_refused(patches, tmp_path):
+    attack = ATTACKS["residual"]
+    attack.fit(THUMBNAIL, patches[:64], tmp_path / "state", lambda done, total: None)
+    with pytest.raises(DataError, match="another attack"):
+        attack.fit(HALVES, patches[:64], tmp_path / "state", lambda done, total: None)
+    (tmp_path / "state").write_bytes(b"no")
+    with pytest.raises(DataError, match="damaged"):
+        attack.fit(THUMBNAIL, patches[:64], tmp_path / "state", lambda done, total: None)

@@ -1,0 +1,32 @@
+import math
+
+import pytest
+import torch
+
+from export.audit.metrics.mutual_information import mine
+
+
+def _gaussian(correlation, n=12_000, d=5):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(n, d, generator=draw)
+    return x, correlation * x + math.sqrt(1 - correlation**2) * torch.randn(n, d, generator=draw)
+
+
+@pytest.mark.parametrize("correlation", [0.6, 0.8])
+def test_of_correlated_gaussians_is_near_the_closed_form(correlation):
+    x, z = _gaussian(correlation)
+    truth = -5 / 2 * math.log(1 - correlation**2)
+    found = mine(x, z, epochs=30, learning_rate=2e-3)
+    assert found.value == pytest.approx(truth, rel=0.10)
+    assert found.unit == "nats"
+
+
+def test_of_independent_variables_is_near_zero():
+    x, z = _gaussian(0.0, n=4000)
+    assert mine(x, z, epochs=5).value < 0.05
+
+
+def test_the_seed_decides():
+    x, z = _gaussian(0.8, n=2000)
+    assert mine(x, z, epochs=1, seed=3) == mine(x, z, epochs=1, seed=3)
+    assert mine(x, z, epochs=1, seed=3).value != mine(x, z, epochs=1, seed=4).value

@@ -1,0 +1,116 @@
+import hashlib
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from edge_sdk.errors import DataError, LeakageError
+from export.audit.gate import audit_summary
+from export.audit.results import AttackResult, AuditReport, MetricResult, ViewResult
+
+from ...conftest import assert_one_line_error, edgesdk
+
+
+def _attack(name, psnr_db):
+    return AttackResult(
+        name=name, settings={}, num_images=2, mse=10 ** (-psnr_db / 10), psnr_db=psnr_db, psnr_std_error=0.1, ssim=0.5,
+        ssim_std_error=0.01, psnr_each=(psnr_db, psnr_db), seconds=1.0,
+    )  # fmt: skip
+
+
+def _view(name, *decibels, fsinfo=None, in_threat_model=True):
+    metrics = () if fsinfo is None else (MetricResult("FSInfo", fsinfo, "nats a dimension", 0.1, 2),)
+    attacks = tuple(_attack(f"attack{i}", each) for i, each in enumerate(decibels))
+    return ViewResult(name, (0,), in_threat_model, 10, metrics, attacks)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_checkpoint):
+    return make_checkpoint("none")
+
+
+@pytest.fixture
+def audit(checkpoint, tmp_path):
+    """Writes an audit of the checkpoint and gives its path."""
+
+    def write(*views, **changes):
+        report = AuditReport(
+            **{
+                "weights_sha256": checkpoint.weights_sha256, "defense": "none", "config": {}, "image_size": 32,
+                "accuracy": {"test": 0.1}, "wire_dtype": "float32", "data": {}, "budget": "small", "seed": 0,
+                "machine": {}, "views": views, **changes,
+            }
+        )  # fmt: skip
+        path = tmp_path / "audit.json"
+        path.write_bytes(msgspec.json.encode(report))
+        return path
+
+    return write
+
+
+def test_the_summary_names_the_worst_adversary_and_the_best_attack(checkpoint, audit):
+    path = audit(
+        _view("server0", 14.0, 17.5, fsinfo=0.5), _view("server1", 16.0, fsinfo=0.7),
+        _view("server0+server1", 25.0, in_threat_model=False),
+    )  # fmt: skip
+    summary = audit_summary(checkpoint, path, "float32", 32, max_psnr_db=18, max_fsinfo=0.8)
+    assert summary == {
+        "audit_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "weights_sha256": checkpoint.weights_sha256,
+        "wire_dtype": "float32",
+        "budget": "small",
+        "num_adversaries": 2,
+        "best_attack": {"name": "attack1", "adversary": "server0", "psnr_db": 17.5, "ssim": 0.5, "num_images": 2},
+        "fsinfo_nats_a_dimension": 0.7,
+    }
+
+
+def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, audit, tmp_path):
+    assert audit_summary(checkpoint, tmp_path / "none.json", "float32", 32) is None
+    assert audit_summary(checkpoint, audit(_view("server0", 14.0), weights_sha256="0"), "float32", 32) is None
+
+
+@pytest.mark.parametrize(
+    ("views", "changes", "limits", "words"),
+    [
+        ([_view("server0", 14.0, 17.5)], {}, {"max_psnr_db": 17}, "attack1 rebuilds images from server0 at 17.50 dB"),
+        ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": 1}, "FSInfo of 1.500 nats a dimension, more than 1"),
+        ([_view("server0", fsinfo=1.5)], {}, {"max_psnr_db": 17}, "has no attack"),
+        ([_view("server0", 14.0)], {}, {"max_fsinfo": 1}, "has no FSInfo of server0"),
+        ([_view("server0", 14.0)], {"weights_sha256": "0"}, {"max_psnr_db": 17}, "of other weights"),
+        ([_view("server0", 14.0)], {"wire_dtype": "uint8"}, {"max_psnr_db": 17}, "of uint8 features, not float32"),
+        ([_view("server0", 14.0)], {"image_size": 64}, {"max_psnr_db": 17}, "of 64x64 images, not 32x32"),
+    ],
+)
+def test_an_export_over_the_limit_is_refused(checkpoint, audit, views, changes, limits, words):
+    with pytest.raises(LeakageError, match=words):
+        audit_summary(checkpoint, audit(*views, **changes), "float32", 32, **limits)
+
+
+def test_an_audit_of_float32_features_holds_for_rounded_ones(checkpoint, audit):
+    assert audit_summary(checkpoint, audit(_view("server0", 14.0)), "uint8", 32, max_psnr_db=15) is not None
+
+
+def test_a_limit_without_an_audit_and_a_broken_audit_are_refused(checkpoint, tmp_path):
+    with pytest.raises(LeakageError, match="no audit to hold the export to"):
+        audit_summary(checkpoint, tmp_path / "audit.json", "float32", 32, max_psnr_db=15)
+    (tmp_path / "audit.json").write_text("{}")
+    with pytest.raises(DataError, match="not an audit"):
+        audit_summary(checkpoint, tmp_path / "audit.json", "float32", 32)
+
+
+def test_one_changed_weight_is_another_model(checkpoint):
+    name = next(iter(checkpoint.weights))
+    changed = replace(checkpoint, weights={**checkpoint.weights, name: checkpoint.weights[name] + 1e-6})
+    assert changed.weights_sha256 != checkpoint.weights_sha256
+    assert replace(checkpoint).weights_sha256 == checkpoint.weights_sha256
+
+
+def test_the_command_refuses_with_the_figure_and_exports_nothing(checkpoint, audit, tmp_path):
+    checkpoint.save(tmp_path / "model.safetensors")
+    audit(_view("server0", 14.0, 27.25))
+    out = tmp_path / "b"
+    command = ("export", "--defense", "none", "--checkpoint", tmp_path / "model.safetensors", "--out", out)
+    done = edgesdk(*command, "--max-psnr", "15")
+    assert_one_line_error(done, "27.25 dB", "more than 15 dB")
+    assert not out.exists()

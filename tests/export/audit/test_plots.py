@@ -1,0 +1,20 @@
+import pytest
+
+from export.audit.plots import fsinfo_against_psnr, spearman
+
+
+def test_spearman_is_of_ranks():
+    assert spearman([(1, 10), (2, 20), (3, 1000)]) == pytest.approx(1)
+    assert spearman([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1)
+    assert spearman([(1, 1), (2, 3), (3, 2), (4, 4)]) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
+    assert spearman([(1, 1), (1, 2), (2, 3)]) == pytest.approx(0.75**0.5)  # a tie shares its rank
+    assert spearman([(1, 1), (2, 2)]) is None
+    assert spearman([(1, 1), (1, 2), (1, 3)]) is None
+
+
+def test_the_same_points_give_the_same_picture():
+    points = {"a": (0.1, 14.0), "b": (0.5, 20.0)}
+    first = fsinfo_against_psnr(points)
+    assert first == fsinfo_against_psnr(points)
+    assert first.startswith("<svg")
+    assert "nats a dimension" in first

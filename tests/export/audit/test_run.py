@@ -1,0 +1,187 @@
+"""The whole audit, with attackers of the smallest size, over real images."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import open_party
+from edge_sdk.errors import ConfigError, DataError
+from export.audit.attacks.blind import BlindAttack
+from export.audit.attacks.inversion import InversionAttack
+from export.audit.attacks.likelihood import LikelihoodAttack
+from export.audit.budget import BUDGETS, Budget, Entry
+from export.audit.report import write_html
+from export.audit.results import load_report
+from export.audit.run import AuditConfig, adversaries, evenly, run_audit
+from export.audit.target import Target
+from export.data import load_splits
+from export.write_bundle import export_bundle, parity_images
+
+
+def _tiny(seed):
+    both = [InversionAttack(decoder=kind, width=8, epochs=2, seed=seed) for kind in ("residual", "transposed")]
+    entries = {
+        "blind": Entry((BlindAttack(),), 20),
+        "inversion": Entry(tuple(both), 20),
+        "likelihood": Entry((LikelihoodAttack(steps=4, restarts=1, seed=seed),), 4),
+    }
+    return Budget(entries, num_metric_images=60, num_jacobians=2)
+
+
+@pytest.fixture(autouse=True)
+def _budget(monkeypatch):
+    monkeypatch.setitem(BUDGETS, "tiny", _tiny)
+
+
+@pytest.fixture(scope="module")
+def splits(image_folder):
+    return load_splits(str(image_folder), 32)
+
+
+@pytest.fixture(scope="module")
+def target(make_checkpoint, splits):
+    return Target(replace(make_checkpoint("siftfunnel"), data=splits.record()))
+
+
+def _config(**changes):
+    return AuditConfig(**{"attacks": ("blind", "inversion", "likelihood"), "budget": "tiny", **changes})
+
+
+@pytest.fixture(scope="module")
+def audited(target, splits, tmp_path_factory):
+    """An audit that was not stopped, and its folder."""
+    out = tmp_path_factory.mktemp("audit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUDGETS, "tiny", _tiny)
+        return run_audit(target, splits, _config(), out), out
+
+
+def test_everything_asked_for_is_there(audited, splits):
+    report, out = audited
+    (view,) = report.views
+    assert [attack.name for attack in view.attacks] == ["blind", "inversion", "likelihood"]
+    names = {metric.name for metric in view.metrics}
+    assert {"FSInfo", "PSNR ceiling", "MINE", "distance correlation", "feature entropy"} <= names
+    assert view.num_features == 12 * 8 * 8
+    assert view.best_attack.psnr_db == max(attack.psnr_db for attack in view.attacks)
+    blind = view.attacks[0]
+    mean = torch.from_numpy(splits.auxiliary.pixels).float().mean(0) / 255
+    attacked = evenly(torch.from_numpy(splits.test.pixels), 20).float() / 255
+    expected = (-10 * (attacked - mean).square().flatten(1).mean(1).log10()).mean()
+    assert blind.psnr_db == pytest.approx(float(expected), abs=0.02)  # the answer is rounded to uint8
+    assert load_report(out / "audit.json") == report
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_audit_goes_on_to_the_same_result(audited, target, splits, tmp_path):
+    calls = []
+
+    def stop(what, done, total):
+        calls.append(what)
+        if len(calls) in (2, 9, 14):  # in a metric, and in two attacks
+            raise Stopped
+
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            run_audit(target, splits, _config(), tmp_path, stop)
+    run_audit(target, splits, _config(), tmp_path, stop)
+    assert _without_time(tmp_path) == _without_time(audited[1])
+
+
+def _without_time(out):
+    report = json.loads((out / "audit.json").read_bytes())
+    for view in report["views"]:
+        for attack in view["attacks"]:
+            del attack["seconds"]
+    return report
+
+
+def test_a_folder_of_another_audit_is_not_mixed(audited, target, splits):
+    with pytest.raises(DataError, match="seed differ"):
+        run_audit(target, splits, _config(seed=1), audited[1])
+
+
+def test_images_of_another_split_are_refused(target, image_folder, tmp_path):
+    with pytest.raises(DataError, match="not the parts that this model was trained on"):
+        run_audit(target, load_splits(str(image_folder), 32, seed=1), _config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"attacks": ("magic",)}, "no attack 'magic'; available: blind"),
+        ({"metrics": ("magic",)}, "no metric 'magic'; available: fsinfo"),
+        ({"metrics": (), "attacks": ()}, "nothing to audit"),
+        ({"budget": "huge"}, "no budget 'huge'; available: small, full"),
+        ({"num_images": 1}, "at least 2 images"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        _config(**settings)
+
+
+def test_adversaries_are_each_server_every_colluding_set_and_all():
+    assert [(a.name, a.in_threat_model) for a in adversaries(1, None)] == [("server0", True)]
+    four = adversaries(4, None)
+    assert [a.name for a in four] == ["server0", "server1", "server2", "server3", "server0+server1+server2+server3"]
+    assert [a.in_threat_model for a in four] == [True] * 4 + [False]
+    pairs = [a for a in adversaries(5, None) if len(a.servers) == 2]
+    assert len(pairs) == 10
+    assert all(a.in_threat_model for a in pairs)  # 2 of 5: fewer than half
+    assert not any(a.in_threat_model for a in adversaries(4, 2) if len(a.servers) == 2)
+    with pytest.raises(ConfigError, match="1 to 4 servers can collude, got 5"):
+        adversaries(4, 5)
+
+
+@pytest.mark.parametrize("wire_dtype", ["float32", "uint8"])
+def test_what_is_attacked_is_what_the_exported_encoder_sends(target, wire_dtype, splits, tmp_path):
+    checkpoint = target.checkpoint
+    export_bundle(checkpoint, tmp_path / "b", images=parity_images(None, 32), wire_dtype=wire_dtype)
+    edge = open_party(tmp_path / "b" / "edge")
+    pixels = splits.test.pixels[:5]
+    with OnnxRuntimeBackend(edge.onnx(edge.manifest.parts[0])) as encoder:
+        sent = encoder.run({"image": pixels})["features"].astype(np.float32)
+    low, high = checkpoint.feature_ranges[0]
+    step = (high - low) / 255
+    attacked = target if wire_dtype == "float32" else Target(checkpoint, wire_dtype=wire_dtype)
+    view = attacked.view([0])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    (seen,), (features,) = view.observe(images), view.features(images)
+    assert np.allclose(seen.numpy(), sent if wire_dtype == "float32" else sent * step + low, atol=1e-6)
+    # The differentiable features are those before rounding.
+    inside = (features > low) & (features < high)
+    tolerance = 1e-4 if wire_dtype == "float32" else step / 2 + 1e-4
+    assert float((features - seen)[inside].abs().max()) < tolerance
+
+
+def test_one_servers_share_is_seen_in_its_places(make_checkpoint, splits):
+    target = Target(make_checkpoint("privdfs"))
+    whole, alone = target.view([0, 1, 2, 3]), target.view([2])
+    images = torch.from_numpy(splits.test.pixels[:3]).permute(0, 3, 1, 2).float() / 255
+    shares, (share,) = whole.observe(images), alone.observe(images)
+    assert torch.equal(share, shares[2])
+    assert share.shape[1:] == shares[0].shape[1:]  # the shape of the features that were cut up
+    assert alone.num_received * 4 == whole.num_received < share[0].numel()
+    assert (share != 0).flatten(1).sum(1).max() <= alone.num_received
+    for servers in ([4], [], [1, 1]):
+        with pytest.raises(ConfigError, match="different numbers from 0 to 3"):
+            target.view(servers)
+
+
+def test_the_page_holds_all_it_shows(audited, target, splits):
+    report, out = audited
+    page = write_html(report, target, splits, out, [report]).read_text()
+    assert f"{report.worst.best_attack.psnr_db:.2f} dB" in page
+    assert page.count("<svg") == 1
+    assert page.count("data:image/png;base64,") >= 3 * 4  # original, features, two attacks at least
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "<script" not in page
