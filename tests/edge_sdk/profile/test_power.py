@@ -1,0 +1,91 @@
+"""Power from trees of files in both drivers' layouts."""
+
+import threading
+import time
+
+import pytest
+
+from edge_sdk.errors import DeviceError
+from edge_sdk.profile.power import PowerSampler, find_rails
+
+
+def _write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(f"{content}\n")
+
+
+@pytest.fixture
+def orin(tmp_path):
+    """JetPack 5 and later: three channels, one not connected, and the sum of shunts."""
+    folder = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    connected = {"in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1200}
+    shared = {"in2_label": "VDD_CPU_GPU_CV", "in2_input": 5000, "curr2_input": 400}
+    rest = {"in3_label": "NC", "in3_input": 0, "curr3_input": 0, "in4_input": 17, "in7_label": "sum of shunt voltages"}
+    _write(folder, **connected, **shared, **rest)
+    return tmp_path
+
+
+def test_rails_of_jetpack_5_and_later_are_volts_times_amperes(orin):
+    assert [(rail.name, rail.read_mw()) for rail in find_rails(orin)] == [("VDD_CPU_GPU_CV", 2000), ("VDD_IN", 6000)]
+
+
+def test_rails_of_jetpack_4_are_read_as_they_are(tmp_path):
+    folder = tmp_path / "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
+    _write(folder, rail_name_0="POM_5V_IN", in_power0_input=1022, rail_name_1="POM_5V_GPU", in_power1_input=40,
+           rail_name_2="NC", in_power2_input=0)  # fmt: skip
+    assert [(rail.name, rail.read_mw()) for rail in find_rails(tmp_path)] == [("POM_5V_GPU", 40), ("POM_5V_IN", 1022)]
+
+
+def test_a_machine_without_monitors_says_so(tmp_path):
+    assert find_rails(tmp_path) == []
+    with pytest.raises(DeviceError, match="no power monitor"):
+        PowerSampler([])
+
+
+def test_energy_is_the_integral_and_idle_can_be_taken_off(orin):
+    rails = find_rails(orin)
+    with PowerSampler(rails, interval_s=0.01) as resting:
+        time.sleep(0.1)
+    (orin / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/curr1_input").write_text("2200\n")
+    with PowerSampler(rails, interval_s=0.01) as busy:
+        time.sleep(0.2)
+    idle, energy = resting.energy(), busy.energy()
+    assert energy.total_rail == "VDD_IN"
+    assert energy.mean_mw["VDD_IN"] == pytest.approx(11_000)
+    assert energy.energy_mj["VDD_IN"] == pytest.approx(11_000 * energy.seconds)
+    assert energy.num_samples >= 3
+    assert energy.per_run_mj(10)["VDD_IN"] == pytest.approx(1100 * energy.seconds)
+    assert energy.per_run_mj(10, idle)["VDD_IN"] == pytest.approx(500 * energy.seconds)  # 11 W less 6 W
+    assert energy.per_run_mj(10, idle)["VDD_CPU_GPU_CV"] == pytest.approx(0, abs=1e-6)
+
+
+def test_power_that_rises_is_integrated_by_trapezoids(orin):
+    amperes = orin / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/curr1_input"
+
+    def rise(stop):
+        begin = time.monotonic()
+        while not stop.is_set():
+            partial = amperes.with_suffix(".new")
+            partial.write_text(str(round(1000 + 2000 * (time.monotonic() - begin))))
+            partial.replace(amperes)
+
+    stop = threading.Event()
+    thread = threading.Thread(target=rise, args=(stop,))
+    thread.start()
+    with PowerSampler(find_rails(orin), interval_s=0.02) as sampler:
+        time.sleep(0.5)
+    stop.set()
+    thread.join()
+    mean = sampler.energy().mean_mw["VDD_IN"]  # 5 W, and 10 W more each second: 7.5 W in the middle
+    assert mean == pytest.approx(7500, rel=0.15)
+
+
+def test_a_monitor_that_fails_is_named(orin):
+    rails = find_rails(orin)
+    with PowerSampler(rails, interval_s=0.01) as sampler:
+        pass
+    (orin / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/in1_input").unlink()
+    with pytest.raises(DeviceError, match=r"rail VDD_IN: .*in1_input cannot be read"):
+        rails[1].read_mw()
+    assert sampler.energy().num_samples >= 2
