@@ -15,8 +15,7 @@ from torch import Tensor
 
 from edge_sdk.errors import DataError
 
-from .defenses import ModelConfig, SplitModel, defense_class
-from .recipes import model_config
+from .defenses import ModelConfig, SplitModel, defense_class, model_config
 
 FORMAT = "edgesdk-checkpoint-1"
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from edge_sdk.errors import BackendError, needs_extra
 
+from .defenses import SplitModel
 from .wire import Wire
 
 OPSET = 20
@@ -25,16 +26,21 @@ class EdgeGraph(nn.Module):
     """The encoder as it ships: raw image in, wire dtype out.
 
     Takes uint8 ``(N, H, W, 3)``; scaling to [0, 1] and the axes' order are in the graph, so the device feeds pixels.
+    Where the model has noise, its numbers from N(0, 1) are further inputs, one for each share: a graph's own random
+    operator has a seed that can be guessed.
     """
 
-    def __init__(self, edge: nn.Module, wires: Sequence[Wire]) -> None:
+    def __init__(self, model: SplitModel, wires: Sequence[Wire]) -> None:
         super().__init__()
-        self.edge = edge
+        self.edge = model.edge
+        self.noise = model.noise
         self.wires = tuple(wires)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, drawn: list[Tensor] | None = None) -> tuple[Tensor, ...]:
         shares = self.edge(image.permute(0, 3, 1, 2).float() / 255)
         shares = shares if isinstance(shares, tuple) else (shares,)
+        if self.noise is not None:
+            shares = self.noise(shares, drawn)
         return tuple(wire.pack(share) for wire, share in zip(self.wires, shares, strict=True))
 
 
@@ -65,7 +71,7 @@ class FusionGraph(nn.Module):
 
 def to_onnx(
     module: nn.Module,
-    example: Tensor | tuple[list[Tensor], Tensor],
+    example: tuple[Tensor | list[Tensor], ...],
     inputs: Sequence[str],
     outputs: Sequence[str],
     batch: BatchMode = "dynamic",
@@ -74,7 +80,7 @@ def to_onnx(
 
     Args:
         module: gives one output tensor or a tuple of them.
-        example: its inputs, of batch 2 for a dynamic batch axis, of the wanted size for a static one.
+        example: its arguments, of batch 2 for a dynamic batch axis, of the wanted size for a static one.
         inputs: names.
         outputs: names.
         batch: whether the batch axis is open.
@@ -93,15 +99,14 @@ def to_onnx(
         raise ValueError("a module in training mode would be exported with its batch statistics")
     for chatty in ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    arguments = example if isinstance(example, tuple) else (example,)
     axis = {0: torch.export.Dim("batch")}
-    shapes = tree_map(lambda _: axis, arguments) if batch == "dynamic" else None
+    shapes = tree_map(lambda _: axis, example) if batch == "dynamic" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own internals, nothing that a user could act on
         try:
             program = torch.onnx.export(
                 module,
-                arguments,
+                example,
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=list(inputs),

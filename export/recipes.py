@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import msgspec
-
 from edge_sdk.errors import ConfigError
 
-from .defenses import ModelConfig, defense_class
+from .defenses import ModelConfig, model_config
 
 Schedule = Literal["one_cycle", "plateau"]
 Precision = Literal["float32", "bfloat16"]
@@ -119,23 +117,4 @@ def recipe_config(
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if hasattr(config.model, "image_size"):  # of a model with something for each feature
         config = replace(config, model=replace(config.model, image_size=config.image_size))
-    return config
-
-
-def model_config(defense: str, **settings: object) -> ModelConfig:
-    """The settings of a defense, its own defaults where none is given.
-
-    Raises:
-        ConfigError: no such defense, a setting that it does not have, or a value that it refuses.
-    """
-    cls = defense_class(defense)
-    known = cls.Config.__dataclass_fields__
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ConfigError(f"{defense} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    try:
-        config: ModelConfig = msgspec.convert(settings, cls.Config)
-    except msgspec.ValidationError as error:
-        # A value that the settings' own check refuses comes wrapped; its message is the one to show.
-        raise ConfigError(str(error.__cause__ or f"{defense}: {error}")) from error
     return config

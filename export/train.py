@@ -10,7 +10,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +58,7 @@ def train(
     *,
     device: torch.device,
     resume: bool = False,
+    initial: Mapping[str, Tensor] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> Checkpoint:
     """Train to the last epoch, measure on the test images once, and write the model to ``out``.
@@ -71,6 +72,7 @@ def train(
         out: a folder, made if need be.
         device: where to compute.
         resume: continue from ``out``'s state instead of refusing to overwrite it; from the start if there is none.
+        initial: weights to start from instead of random ones.
         report: called with every epoch's metrics.
 
     Raises:
@@ -80,7 +82,7 @@ def train(
     if config.model.num_classes != len(splits.class_names):
         raise DataError(f"{config.model.num_classes} classes configured, {len(splits.class_names)} in {splits.name}")
     check_out(out, resume)
-    run = _Run(config, splits, device)
+    run = _Run(config, splits, device, initial)
     state = out / STATE_FILE
     if state.exists():
         run.load(state)
@@ -173,16 +175,22 @@ def environment(device: torch.device) -> dict[str, Any]:
 class _Run:
     """Model, optimiser and schedule of one training, between two epochs."""
 
-    def __init__(self, config: TrainConfig, splits: Splits, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, splits: Splits, device: torch.device, initial: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.config, self.splits, self.device = config, splits, device
         self.settings = json.loads(json.dumps(asdict(config)))
         self.history: list[dict[str, Any]] = []
         torch.manual_seed(config.seed)
         cls: Any = defense_class(config.defense)
         self.defense = cls(config.model)
-        self.model: SplitModel = self.defense.build().to(device, memory_format=torch.channels_last)
+        self.model: SplitModel = self.defense.build()
+        if initial is not None:
+            self.model.load_state_dict(initial)
+        self.model.to(device, memory_format=torch.channels_last)
         self.defense.adversaries.to(device).train()
-        self.parameters = [*self.model.parameters(), *self.defense.adversaries.parameters()]
+        trained = (*self.model.parameters(), *self.defense.adversaries.parameters())
+        self.parameters = [parameter for parameter in trained if parameter.requires_grad]
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
         self.optimizer = optimizer(
             self.parameters,

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 import edge_sdk
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, FORMAT_VERSION, Manifest, Part, bundle_id, check_target, write_bundle
-from edge_sdk.errors import BackendError, ConfigError, DataError
+from edge_sdk.errors import BackendError, ConfigError
 from edge_sdk.images import decode_image, find_images, fit_image
 
 from .checkpoint import Checkpoint, build_defense
 from .cost import count_cost
 from .data import cache_folder, image_folder
 from .data.cifar import ARCHIVES
-from .defenses import BASELINE, SplitModel, defense_class
-from .onnx import OPSET, BatchMode, EdgeGraph, FusionGraph, TailGraph, to_onnx
-from .recipes import check_image_size, model_config
+from .defenses import BASELINE, defense_class, model_config
+from .onnx import OPSET, BatchMode, EdgeGraph, FusionGraph, to_onnx
+from .recipes import check_image_size
+from .shipped import RECEIVED, ShippedGraphs, TensorNames, shipped_graphs, source
 from .wire import Wire, WireDtype
 
-RECEIVED = "received"
 PARITY_IMAGES = 64
 PARITY_LIMIT = 1e-3
 """Largest difference between torch and ONNX Runtime, in features and logits, that a float32 export may show."""
@@ -62,40 +62,6 @@ def parity_images(data: str | None, image_size: int, seed: int = 0) -> ParityIma
     rows = np.linspace(0, len(found) - 1, min(PARITY_IMAGES, len(found))).round().astype(int)
     images = [fit_image(decode_image(found[row].path), image_size, image_size) for row in rows]
     return ParityImages(np.stack(images), f"{len(images)} real images of {folder.name}")
-
-
-class ShippedGraphs(NamedTuple):
-    """A trained model, what each share travels as, and the graphs that go to the device and to the servers."""
-
-    model: SplitModel
-    wires: list[Wire]
-    edge: EdgeGraph
-    tails: list[TailGraph]
-
-
-def shipped_graphs(checkpoint: Checkpoint, wire_dtype: WireDtype, key: bytes | None = None) -> ShippedGraphs:
-    """What is exported, and what an audit attacks: one and the same.
-
-    Args:
-        checkpoint: trained.
-        wire_dtype: of the features that leave the device.
-        key: of a user, for a keyed model.
-
-    Raises:
-        ConfigError: a key for a model that has no use for one.
-        DataError: uint8 is asked of a checkpoint without feature ranges.
-    """
-    model = checkpoint.build()
-    if key is not None:
-        keyed = [module for module in model.modules() if getattr(module, "keyed", False)]
-        if not keyed:
-            raise ConfigError("this model was not trained for keys (--set keyed=true); export it without --key-file")
-        for module in keyed:
-            module.use_key(key)
-    wires = _wires(checkpoint, wire_dtype, len(model.tails))
-    edge = EdgeGraph(model.edge, wires).eval()
-    tails = [TailGraph(tail, wire).eval() for tail, wire in zip(model.tails, wires, strict=True)]
-    return ShippedGraphs(model, wires, edge, tails)
 
 
 def export_bundle(
@@ -137,68 +103,47 @@ def export_bundle(
     trained_for = getattr(checkpoint.config, "image_size", size)
     if size != trained_for:
         raise ConfigError(f"this model is for {trained_for}x{trained_for} images alone; {size}x{size} was asked for")
-    model, wires, edge, tails = shipped_graphs(checkpoint, wire_dtype, key)
+    graphs = shipped_graphs(checkpoint, wire_dtype, key)
+    model, wires, edge, tails = graphs
+    names = graphs.names
+    files: dict[str, bytes] = {"encoder": graphs.encoder_onnx(size, batch)}
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
-    names = _Names.of(len(tails))
-    files: dict[str, bytes] = {"encoder": to_onnx(edge, example, ["image"], names.shares, batch)}
     with torch.no_grad():
-        packed = edge(example)
+        packed = edge(example, graphs.draw_noise(example))
     for i, tail in enumerate(tails):
-        files[names.tails[i]] = to_onnx(tail, packed[i], [names.shares[i]], [names.outputs[i]], batch)
+        files[names.tails[i]] = to_onnx(tail, (packed[i],), [names.shares[i]], [names.outputs[i]], batch)
     if model.fusion is not None:
         answers = [torch.zeros(len(example), len(checkpoint.class_names)) for _ in tails]
         received = torch.ones(len(example), len(tails))
         files["fusion"] = to_onnx(
             FusionGraph(model.fusion).eval(), (answers, received), [*names.outputs, RECEIVED], ["logits"], batch
         )
-    parity = _compare(edge, model, tails, files, names, images, limit=PARITY_LIMIT if wire_dtype == "float32" else None)
+    parity = _compare(graphs, files, images, limit=PARITY_LIMIT if wire_dtype == "float32" else None)
     manifests, contents = _manifests(checkpoint, files, names, wires, size, batch, parity, privacy)
     write_bundle(out, manifests, contents)
     return parity
 
 
-class _Names(NamedTuple):
-    shares: list[str]
-    tails: list[str]
-    outputs: list[str]
-
-    @classmethod
-    def of(cls, count: int) -> _Names:
-        if count == 1:
-            return cls(["features"], ["tail"], ["logits"])
-        numbers = range(count)
-        return cls([f"share_{i}" for i in numbers], [f"tail{i}" for i in numbers], [f"logits_{i}" for i in numbers])
-
-
-def _wires(checkpoint: Checkpoint, dtype: WireDtype, count: int) -> list[Wire]:
-    if dtype != "uint8":
-        return [Wire(dtype)] * count
-    ranges = checkpoint.feature_ranges
-    if len(ranges) != count:
-        raise DataError("this checkpoint has no feature ranges, which uint8 features need; train it again")
-    return [Wire(dtype, low, high) for low, high in ranges]
-
-
 def _compare(
-    edge: EdgeGraph,
-    model: SplitModel,
-    tails: Sequence[TailGraph],
+    graphs: ShippedGraphs,
     files: dict[str, bytes],
-    names: _Names,
     images: ParityImages,
     limit: float | None,
 ) -> dict[str, Any]:
     """Largest absolute differences between torch and ONNX Runtime: features (in units as sent) and logits."""
-    features, logits = 0.0, 0.0
+    model, _, edge, tails = graphs
+    names, features, logits = graphs.names, 0.0, 0.0
     with OnnxRuntimeBackend(files["encoder"]) as encoder, torch.no_grad():
         batch = encoder.inputs[0].shape[0] or len(images.pixels)
         backends = [OnnxRuntimeBackend(files[name]) for name in names.tails]
         fusion = OnnxRuntimeBackend(files["fusion"]) if "fusion" in files else None
         for start in range(0, len(images.pixels), batch):
             pixels = images.pixels[start : start + batch]
-            sent = encoder.run({"image": pixels})
+            drawn = graphs.draw_noise(torch.from_numpy(pixels))
+            noise = {name: n.numpy() for name, n in zip(names.noises, drawn, strict=False)}
+            sent = encoder.run({"image": pixels, **noise})
             expected, answers = [], {}
-            for i, share in enumerate(edge(torch.from_numpy(pixels))):
+            for i, share in enumerate(edge(torch.from_numpy(pixels), drawn)):
                 name = names.shares[i]
                 features = _worse(features, share.numpy(), sent[name])
                 expected.append(tails[i](share))
@@ -232,7 +177,7 @@ def _worse(sofar: float, a: NDArray[Any], b: NDArray[Any]) -> float:
 def _manifests(
     checkpoint: Checkpoint,
     files: dict[str, bytes],
-    names: _Names,
+    names: TensorNames,
     wires: Sequence[Wire],
     size: int,
     batch: BatchMode,
@@ -307,13 +252,10 @@ def _undefended_encoder(checkpoint: Checkpoint, size: int, batch: BatchMode) -> 
         shared = {"backbone": checkpoint.config.backbone, "num_classes": checkpoint.config.num_classes}
         model = build_defense(BASELINE, model_config(BASELINE, **shared)).eval()
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
-    return to_onnx(EdgeGraph(model.edge, [Wire("float32")]).eval(), example, ["image"], ["features"], batch)
+    return to_onnx(EdgeGraph(model, [Wire("float32")]).eval(), (example,), ["image"], ["features"], batch)
 
 
 def _part(name: str, placement: str, content: bytes, file: str) -> Part:
     with OnnxRuntimeBackend(content) as backend:
-        inputs = (
-            msgspec.structs.replace(spec, source="received") if spec.name == RECEIVED else spec
-            for spec in backend.inputs
-        )
+        inputs = (msgspec.structs.replace(spec, source=source(spec.name)) for spec in backend.inputs)
         return Part(name, placement, tuple(inputs), backend.outputs, file, count_cost(content))

@@ -85,7 +85,7 @@ def make_checkpoint() -> Callable[..., object]:
         import torch
 
         from export.checkpoint import Checkpoint, build_defense
-        from export.recipes import model_config
+        from export.defenses import model_config
 
         torch.manual_seed(0)
         config = model_config(defense, backbone=backbone, **settings)

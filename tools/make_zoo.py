@@ -20,9 +20,8 @@ from export.checkpoint import Checkpoint, load_checkpoint
 from export.cost import count_cost
 from export.data import load_splits
 from export.defenses import defense_class
-from export.onnx import EdgeGraph, to_onnx
+from export.shipped import shipped_graphs
 from export.train import evaluate
-from export.wire import Wire
 
 ZOO = Path(__file__).resolve().parent.parent / "export" / "zoo"
 
@@ -69,12 +68,10 @@ def card(checkpoint: Checkpoint) -> str:
     """The model card, from what the checkpoint records."""
     training, data, accuracy = checkpoint.training, checkpoint.data, checkpoint.accuracy
     size = checkpoint.image_size
-    encoder = EdgeGraph(checkpoint.build().edge, [Wire("float32")] * len(checkpoint.feature_ranges)).eval()
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    graphs = shipped_graphs(checkpoint, "float32")
+    cost = count_cost(graphs.encoder_onnx(size, "dynamic"))
     with torch.no_grad():
-        shares = encoder(example)
-    cost = count_cost(to_onnx(encoder, example, ["image"], [f"share_{i}" for i in range(len(shares))]))
-    wire = sum(share[0].numel() * 4 for share in shares)
+        wire = sum(share.nbytes for share in graphs.model.shares(torch.zeros(1, 3, size, size)))
     settings = {k: getattr(checkpoint.config, k) for k in checkpoint.config.__dataclass_fields__}
     recipe = {k: v for k, v in training.items() if k not in ("model", "defense")}
     parts = "\n".join(f"| {n} | {p['num_images']:,} | `{p['sha256'][:16]}` |" for n, p in data["parts"].items())

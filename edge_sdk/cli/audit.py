@@ -44,6 +44,7 @@ def audit(
         from export.audit.target import Target
         from export.checkpoint import load_checkpoint
         from export.data import load_splits
+        from export.defenses import DEFENSES
         from export.zoo import zoo_model
     from ..progress import stages
     from .tables import write_json
@@ -59,8 +60,7 @@ def audit(
         num_images=n,
         seed=seed,
     )
-    path = Path(model)
-    checkpoint = load_checkpoint(path if path.suffix or path.exists() else zoo_model(model, backbone))
+    checkpoint = load_checkpoint(zoo_model(model, backbone) if model in DEFENSES else Path(model))
     others = [load_report(each) for each in against]
     splits = load_splits(data, checkpoint.image_size, checkpoint.data["seed"])
     target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads)

@@ -22,6 +22,13 @@ def train(
     adversarial: float | None = typer.Option(
         None, help="Weight against decoders of what one server sees, for defenses with shares."
     ),
+    base: Path | None = typer.Option(
+        None, help="model.safetensors to put calibrated noise on, for the defense that does so."
+    ),
+    fsinfo_target: float | None = typer.Option(None, help="With --base: FSInfo to allow, nats a dimension."),
+    psnr_ceiling: float | None = typer.Option(
+        None, help="With --base: PSNR that the noise must keep rebuilding below, dB."
+    ),
     setting: list[str] = typer.Option([], "--set", help="A setting of the defense, as NAME=VALUE; may be repeated."),
     epochs: int | None = typer.Option(None, min=1, help="Instead of the recipe's."),
     batch_size: int | None = typer.Option(None, min=2, help="Instead of the recipe's."),
@@ -42,7 +49,8 @@ def train(
     with needs_extra("export", "edgesdk train"):
         import torch
 
-        from export.checkpoint import build_defense
+        from export.calibrate import guarded
+        from export.checkpoint import build_defense, load_checkpoint
         from export.data import load_splits
         from export.recipes import recipe_config
         from export.train import check_out, choose_device
@@ -62,18 +70,27 @@ def train(
         "precision": precision,
         "seed": seed,
     }
-    # Checked once before the images are read, and again with their number of classes.
-    config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
-    with torch.device("meta"):
-        build_defense(defense, config.model)
+    if base is None and (fsinfo_target is not None or psnr_ceiling is not None):
+        raise ConfigError("--fsinfo-target and --psnr-ceiling are for noise on a trained model: give it to --base")
+    source = load_checkpoint(base) if base is not None else None
+    if source is None:  # checked once before the images are read, and again with their number of classes
+        config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
+        with torch.device("meta"):
+            build_defense(defense, config.model)
+    else:
+        changes["image_size"] = source.image_size
     chosen = choose_device(device)
     check_out(out, resume)
-    splits = load_splits(data, config.image_size, split_seed)
+    splits = load_splits(data, config.image_size if source is None else source.image_size, split_seed)
+    initial = None
+    if source is not None:
+        found, initial = guarded(source, splits, fsinfo_target=fsinfo_target, psnr_ceiling=psnr_ceiling, seed=seed)
+        settings |= found
     config = recipe_config(
         recipe, defense, {"backbone": backbone, "num_classes": len(splits.class_names), **settings}, changes
     )
     typer.echo(f"{splits.name}: {len(splits.train)} training images, {len(splits.class_names)} classes", err=True)
-    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, report=_report)
+    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, initial=initial, report=_report)
     for part, accuracy in checkpoint.accuracy.items():
         typer.echo(f"{part} accuracy {accuracy:.2%}")
     typer.echo(f"{out / 'model.safetensors'}")

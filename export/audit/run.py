@@ -281,12 +281,16 @@ def _metrics(
     progress(0, 1)
     if name == "fsinfo":
         prior = Prior.of(images.auxiliary.float() / 255)
-        sigma = view.noise or NOMINAL_NOISE * _deviation(view, images)
+        noise = view.noise or (NOMINAL_NOISE * _deviation(view, images),) * len(view.servers)
+
+        def in_units_of_noise(x: Tensor) -> Features:
+            return tuple(z / sigma for z, sigma in zip(view.features(x), noise, strict=True))
+
         spectra = []
         for i, image in enumerate(evenly(images.auxiliary, means.num_jacobians)):
-            spectra.append(spectrum(view.features, image.float() / 255, prior))
+            spectra.append(spectrum(in_units_of_noise, image.float() / 255, prior))
             progress(i + 1, means.num_jacobians)
-        return list(fsinfo(spectra, sigma))
+        return list(fsinfo(spectra, 1.0))
     own = evenly(images.auxiliary, means.num_metric_images).float() / 255
     z = _flat(_observe(view, own, seed))
     if name == "mine":

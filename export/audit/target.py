@@ -12,9 +12,9 @@ from edge_sdk.errors import ConfigError
 
 from ..checkpoint import Checkpoint
 from ..defenses import Unpacking
-from ..onnx import to_onnx
+from ..defenses.noise import GaussianNoise
+from ..shipped import shipped_graphs
 from ..wire import WireDtype
-from ..write_bundle import shipped_graphs
 from .attacks.base import Features
 
 
@@ -33,22 +33,23 @@ class Target:
     def __init__(
         self, checkpoint: Checkpoint, *, wire_dtype: WireDtype = "float32", num_threads: int | None = None
     ) -> None:
-        graphs = shipped_graphs(checkpoint, wire_dtype)
+        graphs = self._graphs = shipped_graphs(checkpoint, wire_dtype)
         self.checkpoint, self.wire_dtype = checkpoint, wire_dtype
         self.num_servers = len(graphs.tails)
-        self._names = [f"share_{k}" for k in range(self.num_servers)]
-        size = checkpoint.image_size
-        example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-        self._encoder = OnnxRuntimeBackend(to_onnx(graphs.edge, example, ["image"], self._names), num_threads)
-        self._wires = graphs.wires
-        self._model = graphs.model.requires_grad_(False)  # an attacker searches images, not weights
+        self._encoder = OnnxRuntimeBackend(graphs.encoder_onnx(checkpoint.image_size, "dynamic"), num_threads)
+        graphs.model.requires_grad_(False)  # an attacker searches images, not weights
         self._unpacking = [_unpacking(tail) for tail in graphs.model.tails]
 
     def sent(self, images: Tensor) -> Features:
-        """What leaves the device for images ``(N, 3, H, W)`` float in [0, 1], a tensor for each server."""
+        """What leaves the device for images ``(N, 3, H, W)`` float in [0, 1], a tensor for each server.
+
+        Noise is drawn from torch's generator, so that a seed decides an audit; a device draws its own.
+        """
         pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        sent = self._encoder.run({"image": pixels.numpy()})
-        return tuple(torch.from_numpy(sent[name]) for name in self._names)
+        names, drawn = self._graphs.names, self._graphs.draw_noise(pixels)
+        noise = {name: n.numpy() for name, n in zip(names.noises, drawn, strict=False)}
+        sent = self._encoder.run({"image": pixels.numpy(), **noise})
+        return tuple(torch.from_numpy(sent[name]) for name in names.shares)
 
     def view(self, servers: Sequence[int]) -> ServerView:
         """What some servers see.
@@ -64,11 +65,16 @@ class Target:
 
     def unpack(self, server: int, sent: Tensor) -> Tensor:
         """Float32 features from what a server is sent, in the places that its tail puts them to."""
-        return self.place(server, self._wires[server].unpack(sent))
+        return self.place(server, self._graphs.wires[server].unpack(sent))
 
     def shares(self, images: Tensor) -> Features:
-        """The features before they are packed, by the torch model, differentiable."""
-        return self._model.features(images)
+        """The features before noise and packing, by the torch model, differentiable."""
+        return self._graphs.model.shares(images)
+
+    def noise(self, servers: Sequence[int]) -> tuple[float, ...] | None:
+        """Standard deviation of the noise on each server's share; None where Gaussian noise is not what is added."""
+        noise = self._graphs.model.noise
+        return tuple(float(noise.sigma[k]) for k in servers) if isinstance(noise, GaussianNoise) else None
 
     def place(self, server: int, share: Tensor) -> Tensor:
         """A share's entries in their places."""
@@ -85,15 +91,14 @@ class ServerView:
     Attributes:
         servers: their numbers.
         num_received: numbers that they receive for one image.
-        noise: standard deviation of what the device adds to each feature; None where it adds none.
+        noise: standard deviation of the noise on each share; None where Gaussian noise is not what is added.
     """
-
-    noise: float | None = None
 
     def __init__(self, target: Target, servers: Sequence[int]) -> None:
         self.servers = tuple(servers)
         self._target = target
         size = target.checkpoint.image_size
+        self.noise = target.noise(self.servers)
         sent = target.sent(torch.zeros(1, 3, size, size))
         self.num_received = sum(sent[k].numel() for k in self.servers)
 

@@ -79,23 +79,41 @@ class Unpacking(nn.Module):
 class SplitModel(nn.Module):
     """A cut network: ``edge`` on the device, one tail a server, and ``fusion`` on the device or None for one tail.
 
+    ``noise`` is what the device does to the shares with numbers drawn from N(0, 1), or None: it takes the tuple of
+    shares and a list of as many tensors of their shapes, and returns the noisy shares.
+
     ``edge`` takes images ``(N, 3, H, W)`` float in [0, 1], normalisation included, and returns one tensor or, for
     several servers, a tuple with one share each. A tail takes its share; ``fusion`` takes the list of tail outputs and
     which of them were received.
     """
 
-    def __init__(self, edge: nn.Module, tails: list[nn.Module], fusion: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        edge: nn.Module,
+        tails: list[nn.Module],
+        fusion: nn.Module | None = None,
+        noise: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if fusion is None and len(tails) != 1:
             raise ConfigError(f"{len(tails)} tails need a fusion")
         self.edge = edge
         self.tails = nn.ModuleList(tails)
         self.fusion = fusion
+        self.noise = noise
 
-    def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Exactly what leaves the device for these images, one tensor a server."""
+    def shares(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The encoder's output, one tensor a server, before any noise."""
         shares: Tensor | tuple[Tensor, ...] = self.edge(images)
         return shares if isinstance(shares, tuple) else (shares,)
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Exactly what leaves the device for these images, one tensor a server; noise is drawn anew."""
+        shares = self.shares(images)
+        if self.noise is None:
+            return shares
+        noisy: tuple[Tensor, ...] = self.noise(shares, [torch.randn_like(share) for share in shares])
+        return noisy
 
     def classify(self, features: tuple[Tensor, ...], received: Tensor | None = None) -> Tensor:
         """Logits ``(N, num_classes)`` from what left the device; ``received`` as for ``fuse``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_sdk.errors import ConfigError
@@ -55,5 +55,8 @@ class Undefended:
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
         """Cross-entropy in nats against smoothed labels (Szegedy et al., arXiv 1512.00567, section 7)."""
         logits = model(batch.images).float()
-        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
-        return Objective({"cross_entropy": loss}, logits)
+        return Objective({"cross_entropy": self.cross_entropy(logits, batch.labels)}, logits)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the batch, in nats, labels smoothed."""
+        return functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)

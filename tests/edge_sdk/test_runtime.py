@@ -52,7 +52,7 @@ def test_nothing_is_sent_to_a_server_of_another_bundle(bundle, other_bundle):
 def test_a_bundle_deployed_anew_at_the_same_address_is_noticed(bundle, other_bundle, tmp_path):
     """The server is replaced by one with other weights and the same shapes, after the client has connected."""
     from export.checkpoint import Checkpoint, build_defense
-    from export.recipes import model_config
+    from export.defenses import model_config
     from export.write_bundle import export_bundle, parity_images
 
     config = model_config("siftfunnel")

@@ -12,10 +12,10 @@ from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import open_party
 from edge_sdk.errors import ConfigError
 from export.checkpoint import build_defense
-from export.defenses import Batch, defense_class
+from export.defenses import Batch, defense_class, model_config
 from export.defenses.privdfs import Fusion, ShareMasks
 from export.models import BACKBONES
-from export.recipes import model_config, recipe_config
+from export.recipes import recipe_config
 from export.write_bundle import export_bundle, parity_images
 
 SHAPE = torch.Size((8, 4, 4))

@@ -10,8 +10,8 @@ from edge_sdk.bundle import open_party
 from edge_sdk.errors import BackendError, BundleError, ConfigError
 from export.checkpoint import build_defense
 from export.cost import count_cost
+from export.defenses import model_config
 from export.onnx import OPSET, to_onnx
-from export.recipes import model_config
 from export.wire import Wire
 from export.write_bundle import export_bundle, parity_images
 
@@ -136,14 +136,14 @@ def test_flops_equal_torchs_counter_exactly(defense, backbone, size):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.edge(x)
     expected = counter.get_total_flops()
-    cost = count_cost(to_onnx(model.edge, torch.cat((x, x)), ["x"], ["z"]))
+    cost = count_cost(to_onnx(model.edge, (torch.cat((x, x)),), ["x"], ["z"]))
     assert cost.flops == expected > 0
     assert sum(layer.flops for layer in cost.layers) == cost.flops
 
 
 def test_costs_of_a_convolution_and_a_product_by_hand():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 16, 7))
-    cost = count_cost(to_onnx(model.eval(), torch.zeros(2, 3, 4, 4), ["x"], ["y"]))
+    cost = count_cost(to_onnx(model.eval(), (torch.zeros(2, 3, 4, 4),), ["x"], ["y"]))
     assert cost.flops == 2 * (5 * 16 * 3 * 9) + 2 * 80 * 7
     assert cost.num_params == 5 * 27 + 5 + 80 * 7 + 7
     assert cost.weight_bytes >= 4 * cost.num_params
@@ -151,7 +151,7 @@ def test_costs_of_a_convolution_and_a_product_by_hand():
 
 def test_a_module_in_training_mode_is_not_exported():
     with pytest.raises(ValueError, match="training mode"):
-        to_onnx(torch.nn.Dropout(), torch.zeros(2, 3), ["x"], ["y"])
+        to_onnx(torch.nn.Dropout(), (torch.zeros(2, 3),), ["x"], ["y"])
 
 
 def test_uint8_packing_rounds_to_the_nearest_step_and_clips():

@@ -1,0 +1,119 @@
+"""Noise for a target leakage: the sigma at which FSInfo, or the PSNR that it allows, is what was asked for.
+
+Without a prior, where there are as many independent features as pixels, it is
+``log sigma = (E 1/2 log det J^T J - d/2 log(2 pi e) - target) / d`` in closed form (FSInfoGuard, arXiv 2504.10016).
+With one, which any funnel needs, it is one monotone equation over the same eigenvalues, solved by bisection [ours].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from edge_sdk.errors import ConfigError, DataError
+from edge_sdk.progress import track
+
+from .audit.metrics.fsinfo import Prior, Spectrum, fsinfo, spectrum
+from .checkpoint import Checkpoint
+from .data import Images, Splits
+from .defenses import ModelConfig, SplitModel
+from .defenses.fsinfoguard import guarded_weights
+
+LOW, HIGH = 1e-6, 1e6  # of sigma, in units of the features
+
+
+def guarded(
+    base: Checkpoint, splits: Splits, *, fsinfo_target: float | None, psnr_ceiling: float | None, seed: int
+) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """A trained model with noise calibrated to a target: what FSInfoGuard's training begins with.
+
+    Args:
+        base: without noise of its own.
+        splits: the data that it was trained on.
+        fsinfo_target: nats a dimension.
+        psnr_ceiling: dB.
+        seed: of the images that are calibrated on.
+
+    Returns:
+        FSInfoGuard's settings, and the weights to start from.
+
+    Raises:
+        DataError: ``splits`` are other parts than those of the base's training.
+        ConfigError: not exactly one target, one that no noise can meet, or a base with noise.
+    """
+    if splits.record() != base.data:
+        raise DataError(f"{splits.name}: not the parts that the base was trained on; its training images would leak")
+    model = base.build()
+    if model.noise is not None:
+        raise ConfigError(f"{base.defense} draws noise already; choose a base without")
+    targets = {"fsinfo_target": fsinfo_target, "psnr_ceiling": psnr_ceiling}
+    sigma = calibrated_sigma(model, splits.train, seed=seed, **targets)
+    own = {k: v for k, v in asdict(base.config).items() if k not in ModelConfig.__dataclass_fields__}
+    shared = {name: getattr(base.config, name) for name in ModelConfig.__dataclass_fields__}
+    settings: dict[str, object] = {**shared, "base": base.defense, "base_settings": own, "sigma": sigma, **targets}
+    return settings, guarded_weights(base.weights, sigma)
+
+
+def calibrated_sigma(
+    model: SplitModel,
+    images: Images,
+    *,
+    fsinfo_target: float | None = None,
+    psnr_ceiling: float | None = None,
+    num_images: int = 32,
+    seed: int = 0,
+) -> tuple[float, ...]:
+    """Noise for each share, so that whoever sees it alone is held to the target.
+
+    Args:
+        model: in inference mode, without noise.
+        images: training images: the prior is their covariance, the Jacobian's mean is over some of them.
+        fsinfo_target: nats a dimension.
+        psnr_ceiling: dB that the worst-case bound on the error allows.
+        num_images: Jacobians to average over.
+        seed: of the images' choice.
+
+    Raises:
+        ConfigError: not exactly one target, or one that no noise can meet.
+    """
+    if (fsinfo_target is None) == (psnr_ceiling is None):
+        raise ConfigError("give one of --fsinfo-target and --psnr-ceiling")
+    pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float() / 255
+    prior = Prior.of(pixels)
+    chosen = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:num_images]]
+    sigmas = []
+    for k in range(len(model.tails)):
+        steps = track(chosen, len(chosen), f"Jacobians of share {k}")
+        spectra = [spectrum(lambda x, k=k: (model.shares(x)[k],), image, prior) for image in steps]  # type: ignore[misc]
+        sigmas.append(_solve(spectra, fsinfo_target, psnr_ceiling))
+    return tuple(sigmas)
+
+
+def _solve(spectra: list[Spectrum], fsinfo_target: float | None, psnr_ceiling: float | None) -> float:
+    def leaks(sigma: float) -> float:
+        information, _, ceiling = fsinfo(spectra, sigma)
+        return information.value if psnr_ceiling is None else ceiling.value
+
+    target = fsinfo_target if psnr_ceiling is None else psnr_ceiling
+    assert target is not None
+    least, most = leaks(HIGH), leaks(LOW)
+    if not least < target < most:
+        unit = "nats a dimension" if psnr_ceiling is None else "dB"
+        raise ConfigError(
+            f"no noise gives {target:g} {unit} here: the images' own statistics give {least:.3f}, the features "
+            f"without noise {most:.3f}"
+        )
+    return _bisect(leaks, target)
+
+
+def _bisect(falling: Callable[[float], float], target: float) -> float:
+    """Where a falling function of sigma meets the target, to a millionth."""
+    low, high = math.log(LOW), math.log(HIGH)
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(math.exp(middle)) > target else (low, middle)
+    return math.exp((low + high) / 2)
