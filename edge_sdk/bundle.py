@@ -42,7 +42,10 @@ SUMS_FILE = "SHA256SUMS"
 
 
 class LayerCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One node of an ONNX graph, for one sample; the fields are those of ``Cost``."""
+    """One node of an ONNX graph, for one sample; the fields are those of ``Cost``.
+
+    ``activation_elements`` are the numbers that it takes and gives, without weights.
+    """
 
     name: str
     op: str
@@ -50,6 +53,7 @@ class LayerCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     other_ops: int
     num_params: int
     weight_bytes: int
+    activation_elements: int
     output_shape: tuple[int, ...]
 
 

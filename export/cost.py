@@ -7,6 +7,7 @@ operator gives, or for a reduction or pooling, takes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -45,6 +46,7 @@ def count_cost(model: bytes) -> Cost:
                 other_ops=_other_ops(node, shapes),
                 num_params=sum(prod(tensor.dims) for tensor in floats),
                 weight_bytes=sum(numpy_helper.to_array(weights[name]).nbytes for name in own),
+                activation_elements=sum(_elements(shapes.get(name)) for name in _activations(node, weights)),
                 output_shape=tuple(shapes.get(node.output[0], ())),
             )
         )
@@ -90,6 +92,15 @@ def _other_ops(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
         return 0
     shape = shapes.get(node.input[0] if node.op_type in _BY_INPUT else node.output[0], [])
     return prod(shape) if shape and min(shape) >= 0 else 0
+
+
+def _activations(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> list[str]:
+    return [name for name in (*dict.fromkeys(node.input), *node.output) if name and name not in weights]
+
+
+def _elements(shape: list[int] | None) -> int:
+    """Of a tensor; 0 where its shape is unknown."""
+    return prod(shape) if shape is not None and min(shape, default=1) >= 0 else 0
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> Any:

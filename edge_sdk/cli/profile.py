@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,25 +12,53 @@ if TYPE_CHECKING:
     from ..profile.encoder import PartProfile, ProfileReport
 
 
+class Precision(str, Enum):
+    """Of a TensorRT engine."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
 def profile(
-    edge: Path = typer.Argument(..., help="BUNDLE/edge."),
+    edge: Path | None = typer.Argument(None, help="BUNDLE/edge."),
     batch: int = typer.Option(1, min=1, help="Images a run."),
     runs: int = typer.Option(200, min=1, help="Timed runs."),
     warmup: int = typer.Option(20, min=0, help="Runs before that, not counted."),
     threads: int | None = typer.Option(None, min=1, help="That an operator may use; default: ONNX Runtime's choice."),
     layers: bool = typer.Option(True, help="Print the layers that hold FLOPs."),
+    device: str | None = typer.Option(
+        None, help="Estimate for this Jetson instead of measuring here; all for all of them, list to list them."
+    ),
+    power_mode: str | None = typer.Option(None, help="Of --device; default: its highest."),
+    precision: Precision | None = typer.Option(None, help="Of --device's engine; default: every one."),
     json_file: str | None = typer.Option(None, "--json", help="Write the whole report here; - for standard output."),
 ) -> None:
     """Measure the encoder beside the undefended one: FLOPs, parameters, bytes, latency, memory.
 
     1 multiply-accumulate is 2 FLOPs, counted in convolutions and matrix products. Costs are counted from the graph;
-    latency and memory are measured here.
+    latency and memory are measured here; with --device latency is estimated, and nothing is run.
     """
     from ..profile.encoder import profile_edge
     from ..progress import bar
+    from .estimate import estimate, list_devices, print_estimate
     from .tables import check_json_target, write_json
 
+    if device == "list":
+        list_devices()
+        return
+    if edge is None:
+        raise typer.BadParameter("BUNDLE/edge is needed", param_hint="EDGE")
     check_json_target(json_file)
+    if device is None and (power_mode or precision):
+        raise typer.BadParameter("for an estimate alone: add --device", param_hint="--power-mode, --precision")
+    if device is not None:
+        estimated = estimate(edge, device, power_mode, precision.value if precision else None)
+        if json_file != "-":
+            print_estimate(estimated)
+        if json_file is not None:
+            write_json(json_file, estimated)
+        return
     with bar("profiling") as advance:
         report = profile_edge(edge, batch=batch, runs=runs, warmup=warmup, num_threads=threads, progress=advance)
     if json_file != "-":

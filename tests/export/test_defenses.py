@@ -164,7 +164,11 @@ def test_the_loss_reaches_every_parameter(defense):
 @pytest.mark.parametrize(
     ("defense", "settings", "words"),
     [
-        ("nothing", {}, "no defense 'nothing'; available: dropout, fsinfoguard, gaussian, none, nopeek, privdfs, siftfunnel"),
+        (
+            "nothing",
+            {},
+            "no defense 'nothing'; available: dropout, fsinfoguard, gaussian, none, nopeek, privdfs, siftfunnel",
+        ),
         ("none", {"backbone": "mlp"}, "no backbone 'mlp'; available: cnn, resnet18, vgg16, vit"),
         ("siftfunnel", {"backbone": "vit"}, "siftfunnel has no encoder for vit"),
         ("none", {"label_smoothing": 1.0}, "label_smoothing must be"),
