@@ -142,7 +142,7 @@ def test_adversaries_are_each_server_every_colluding_set_and_all():
         adversaries(4, 5)
 
 
-@pytest.mark.parametrize("wire_dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("wire_dtype", ["float32", pytest.param("uint8", marks=pytest.mark.slow)])
 def test_what_is_attacked_is_what_the_exported_encoder_sends(target, wire_dtype, splits, tmp_path):
     checkpoint = target.checkpoint
     export_bundle(checkpoint, tmp_path / "b", images=parity_images(None, 32), wire_dtype=wire_dtype)

@@ -57,7 +57,9 @@ def test_diffusion_rebuilds_the_image_itself(patches, floor):
     assert _reached(attack, WHOLE, patches) > floor + 8
 
 
-@pytest.mark.parametrize(("name", "above"), [("residual", 4), ("transposed", 3), ("likelihood", 4)])
+@pytest.mark.parametrize(
+    ("name", "above"), [("residual", 4), pytest.param("transposed", 3, marks=pytest.mark.slow), ("likelihood", 4)]
+)
 def test_a_thumbnail_gives_more_than_nothing_and_less_than_the_image(name, above, patches, floor):
     reached = _reached(ATTACKS[name], THUMBNAIL, patches)
     assert floor + above < reached < floor + 15
@@ -69,7 +71,7 @@ def test_several_shares_are_put_together(patches, floor):
     assert floor + 1 < one < _reached(attack, HALVES, patches)
 
 
-@pytest.mark.parametrize("name", ["residual", "transposed"])
+@pytest.mark.parametrize("name", [pytest.param("residual", marks=pytest.mark.slow), "transposed"])
 def test_features_without_the_image_give_no_more_than_the_floor(name, patches, floor):
     assert _reached(ATTACKS[name], NOTHING, patches) < floor + 0.5
 

@@ -12,7 +12,7 @@ def _gaussian(correlation, n=12_000, d=5):
     return x, correlation * x + math.sqrt(1 - correlation**2) * torch.randn(n, d, generator=draw)
 
 
-@pytest.mark.parametrize("correlation", [0.6, 0.8])
+@pytest.mark.parametrize("correlation", [pytest.param(0.6, marks=pytest.mark.slow), 0.8])
 def test_of_correlated_gaussians_is_near_the_closed_form(correlation):
     x, z = _gaussian(correlation)
     truth = -5 / 2 * math.log(1 - correlation**2)
