@@ -25,7 +25,8 @@ from edge_sdk import EdgeRuntime
 from edge_sdk.bundle import EDGE, open_party, parties
 from edge_sdk.cli.tables import print_table
 from edge_sdk.client import Client
-from edge_sdk.errors import ColocationWarning, EdgeSDKError
+from edge_sdk.collusion import ColocationWarning
+from edge_sdk.errors import EdgeSDKError
 from edge_sdk.profile.machine import Machine
 from edge_sdk.tensors import Array
 
