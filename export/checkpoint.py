@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edge_sdk.errors import DataError
+from edge_sdk.files import aside
 
 from .defenses import ModelConfig, SplitModel, defense_class, model_config
 
@@ -113,12 +113,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def save_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Tensors with a JSON record in the header, written aside, then renamed into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with aside(path) as partial:
         save_file(tensors, partial, metadata={"format": FORMAT, "record": json.dumps(record)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

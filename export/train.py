@@ -29,6 +29,7 @@ from .checkpoint import Checkpoint, load_tensors, save_tensors
 from .data import Images, Splits
 from .defenses import Batch, SplitModel, defense_class
 from .recipes import TrainConfig
+from .resume import epoch_seed, optimizer_tensors, restore_optimizer
 
 STATE_FILE = "state.safetensors"
 METRICS_FILE = "metrics.jsonl"
@@ -217,7 +218,7 @@ class _Run:
 
     def train_epoch(self) -> dict[str, Any]:
         config, start = self.config, time.monotonic()
-        torch.manual_seed(_epoch_seed(config.seed, self.epoch))
+        torch.manual_seed(epoch_seed(config.seed, self.epoch))
         self.model.train()
         totals: dict[str, Tensor] = {}
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -256,14 +257,12 @@ class _Run:
     def save(self, path: Path) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"adversaries.{name}": tensor for name, tensor in self.defense.adversaries.state_dict().items()}
-        optimizer = self.optimizer.state_dict()
-        for index, state in optimizer["state"].items():
-            tensors.update({f"optimizer.{index}.{name}": tensor for name, tensor in state.items()})
+        tensors |= optimizer_tensors(self.optimizer)
         record = {
             "settings": self.settings,
             "data": self.splits.record(),
             "history": self.history,
-            "param_groups": optimizer["param_groups"],
+            "param_groups": self.optimizer.state_dict()["param_groups"],
             "scheduler": self.scheduler.state_dict(),
         }
         save_tensors(path, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, record)
@@ -279,16 +278,7 @@ class _Run:
             for kind, module in (("model", self.model), ("adversaries", self.defense.adversaries)):
                 for name, tensor in module.state_dict().items():
                     tensor.copy_(tensors[f"{kind}.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                index, _, key = rest.partition(".")
-                like = self.parameters[int(index)]
-                # The parameter's own memory layout, as in a run that was never stopped.
-                placed = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor.to(self.device)
-                state.setdefault(int(index), {})[key] = placed
-        self.optimizer.load_state_dict({"state": state, "param_groups": record["param_groups"]})
+        restore_optimizer(self.optimizer, self.parameters, tensors, record["param_groups"])
         self.scheduler.load_state_dict(record["scheduler"])
         self.history = record["history"]
 
@@ -312,10 +302,6 @@ def _to_batch(images: Images, rows: Tensor, device: torch.device) -> Batch:
     pixels = torch.from_numpy(images.pixels[rows.numpy()]).to(device)
     labels = torch.from_numpy(images.labels[rows.numpy()]).to(device)
     return Batch(pixels.permute(0, 3, 1, 2).float() / 255, labels)
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return (seed * 1_000_003 + epoch + 1) % 2**63
 
 
 def _write_metrics(path: Path, history: list[dict[str, Any]]) -> None:

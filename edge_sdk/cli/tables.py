@@ -44,24 +44,19 @@ def write_json(path: str, content: object) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    import os
     import sys
     from pathlib import Path
 
     import msgspec
 
     from ..errors import DataError
+    from ..files import write_aside
 
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     if path == "-":
         sys.stdout.write(data.decode())
         return
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(data)
-        os.replace(partial, target)
+        write_aside(Path(path), data)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edge_sdk.errors import DataError
 
 from ...checkpoint import load_tensors, save_tensors
+from ...resume import epoch_seed, optimizer_tensors, restore_optimizer
 from .base import Progress
 
 
@@ -48,7 +49,7 @@ def fit_network(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps * epochs, pct_start=0.2)
     begin = 0 if state is None or not state.exists() else _load(state, network, optimizer, schedule)
     for epoch in range(begin, epochs):
-        torch.manual_seed(seed * 1_000_003 + epoch + 1)
+        torch.manual_seed(epoch_seed(seed, epoch))
         network.train()
         for step, rows in enumerate(torch.randperm(len(images)).split(batch_size)):
             batch = images[rows].float() / 255
@@ -72,10 +73,9 @@ def _save(
     epoch: int,
 ) -> None:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    moments = optimizer.state_dict()
-    for index, entry in moments["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entry.items()}
-    record = {"epoch": epoch, "param_groups": moments["param_groups"], "schedule": schedule.state_dict()}
+    tensors |= optimizer_tensors(optimizer)
+    groups = optimizer.state_dict()["param_groups"]
+    record = {"epoch": epoch, "param_groups": groups, "schedule": schedule.state_dict()}
     save_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, record)
 
 
@@ -87,16 +87,10 @@ def _load(
 ) -> int:
     tensors, record = load_tensors(path)
     weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            index, _, key = rest.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
     try:
         network.load_state_dict(weights)
-        optimizer.load_state_dict({"state": moments, "param_groups": record["param_groups"]})
+        restore_optimizer(optimizer, list(network.parameters()), tensors, record["param_groups"])
         schedule.load_state_dict(record["schedule"])
         return int(record["epoch"])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise DataError(f"{path}: the state of another attack; remove it to begin anew") from error
