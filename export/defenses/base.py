@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edge_sdk.errors import ConfigError
 
@@ -36,6 +37,29 @@ class ModelConfig:
             raise ConfigError(f"num_classes must be at least 2, got {self.num_classes}")
         if min(self.std) <= 0:
             raise ConfigError(f"std must be positive in every channel, got {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyConfig(ModelConfig):
+    """What the defenses share whose loss is a cross-entropy.
+
+    ``label_smoothing`` is the part of the target that is spread evenly over all classes (Szegedy et al., arXiv
+    1512.00567, section 7).
+
+    Raises:
+        ConfigError: ``label_smoothing`` outside [0, 1).
+    """
+
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the batch, in nats and float32: logits ``(N, num_classes)``, labels ``(N,)`` int64."""
+        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
 
 class Batch(NamedTuple):

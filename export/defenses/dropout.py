@@ -35,5 +35,6 @@ class Dropout(Undefended):
 
     def build(self) -> SplitModel:
         """The backbone, cut, with dropout of what leaves the device."""
-        plain = super().build()
-        return SplitModel(plain.edge, list(plain.tails), noise=FeatureDropout(self.config.rate))
+        model = super().build()
+        model.noise = FeatureDropout(self.config.rate)
+        return model

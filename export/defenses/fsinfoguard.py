@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edge_sdk.errors import ConfigError
 
 from . import defense_class, model_config
-from .base import Batch, ModelConfig, Objective, SplitModel
+from .base import Batch, CrossEntropyConfig, ModelConfig, Objective, SplitModel
 from .noise import GaussianNoise
 
 
@@ -27,7 +26,7 @@ class FSInfoGuard:
     paper = "FSInfoGuard, arXiv 2504.10016"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ModelConfig):
+    class Config(CrossEntropyConfig):
         """The model underneath and its noise.
 
         ``base`` and ``base_settings`` are the defense underneath and its own settings; ``sigma`` the standard deviation
@@ -43,7 +42,6 @@ class FSInfoGuard:
         sigma: tuple[float, ...] = ()
         fsinfo_target: float | None = None
         psnr_ceiling: float | None = None
-        label_smoothing: float = 0.1
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -52,8 +50,6 @@ class FSInfoGuard:
                     f"sigma must be positive for every share, got {list(self.sigma)}; --base CHECKPOINT with "
                     "--fsinfo-target or --psnr-ceiling calibrates it"
                 )
-            if not 0 <= self.label_smoothing < 1:
-                raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -68,18 +64,19 @@ class FSInfoGuard:
         config = self.config
         shared = {name: getattr(config, name) for name in ModelConfig.__dataclass_fields__}
         cls: Any = defense_class(config.base)
-        base: SplitModel = cls(model_config(config.base, **{**config.base_settings, **shared})).build()
-        if base.noise is not None:
+        model: SplitModel = cls(model_config(config.base, **{**config.base_settings, **shared})).build()
+        if model.noise is not None:
             raise ConfigError(f"{config.base} draws noise already")
-        if len(config.sigma) != len(base.tails):
-            raise ConfigError(f"{config.base} has {len(base.tails)} shares, sigma is for {len(config.sigma)}")
-        return SplitModel(FrozenEncoder(base.edge), list(base.tails), base.fusion, GaussianNoise(config.sigma))
+        if len(config.sigma) != len(model.tails):
+            raise ConfigError(f"{config.base} has {len(model.tails)} shares, sigma is for {len(config.sigma)}")
+        model.edge = FrozenEncoder(model.edge)
+        model.noise = GaussianNoise(config.sigma)
+        return model
 
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
-        """Cross-entropy in nats, under the noise, against smoothed labels."""
-        logits = model(batch.images).float()
-        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
-        return Objective({"cross_entropy": loss}, logits)
+        """The cross-entropy under the noise."""
+        logits = model(batch.images)
+        return Objective({"cross_entropy": self.config.cross_entropy(logits, batch.labels)}, logits)
 
 
 class FrozenEncoder(nn.Sequential):

@@ -35,5 +35,6 @@ class Gaussian(Undefended):
 
     def build(self) -> SplitModel:
         """The backbone, cut, with noise on what leaves the device."""
-        plain = super().build()
-        return SplitModel(plain.edge, list(plain.tails), noise=GaussianNoise([self.config.sigma]))
+        model = super().build()
+        model.noise = GaussianNoise([self.config.sigma])
+        return model

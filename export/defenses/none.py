@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from edge_sdk.errors import ConfigError
 
 from ..models import build_backbone
-from .base import Batch, ModelConfig, Normalize, Objective, SplitModel
+from .base import Batch, CrossEntropyConfig, Normalize, Objective, SplitModel
 
 
 class Undefended:
@@ -19,20 +18,10 @@ class Undefended:
     paper = "Kang et al., Neurosurgeon, ASPLOS 2017"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ModelConfig):
-        """``split`` is the number of backbone blocks on the device; None takes the backbone's default.
-
-        Raises:
-            ConfigError: ``label_smoothing`` outside [0, 1).
-        """
+    class Config(CrossEntropyConfig):
+        """``split`` is the number of backbone blocks on the device; None takes the backbone's default."""
 
         split: int | None = None
-        label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not 0 <= self.label_smoothing < 1:
-                raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -53,10 +42,6 @@ class Undefended:
         return SplitModel(edge, [nn.Sequential(*backbone.blocks[split:], backbone.classifier)])
 
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
-        """Cross-entropy in nats against smoothed labels (Szegedy et al., arXiv 1512.00567, section 7)."""
-        logits = model(batch.images).float()
-        return Objective({"cross_entropy": self.cross_entropy(logits, batch.labels)}, logits)
-
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the batch, in nats, labels smoothed."""
-        return functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        """The cross-entropy."""
+        logits = model(batch.images)
+        return Objective({"cross_entropy": self.config.cross_entropy(logits, batch.labels)}, logits)

@@ -38,8 +38,8 @@ class NoPeek(Undefended):
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
         """Cross-entropy and ``alpha dCor(x, z)``, the latter in float32."""
         (features,) = model.features(batch.images)
-        logits = model.classify((features,)).float()
+        logits = model.classify((features,))
         with torch.autocast(batch.images.device.type, enabled=False):
             correlation = self.config.alpha * distance_correlation(batch.images, features.float())
-        terms = {"cross_entropy": self.cross_entropy(logits, batch.labels), "distance_correlation": correlation}
+        terms = {"cross_entropy": self.config.cross_entropy(logits, batch.labels), "distance_correlation": correlation}
         return Objective(terms, logits)

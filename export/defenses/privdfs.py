@@ -17,7 +17,7 @@ from torch.nn import functional
 from edge_sdk.errors import ConfigError
 
 from ..models import build_backbone, build_branch
-from .base import Batch, ModelConfig, Normalize, Objective, SplitModel, Unpacking
+from .base import Batch, CrossEntropyConfig, Normalize, Objective, SplitModel, Unpacking
 
 
 class PrivDFS:
@@ -26,7 +26,7 @@ class PrivDFS:
     paper = "PrivDFS, arXiv 2508.04346"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ModelConfig):
+    class Config(CrossEntropyConfig):
         """Weights of the objective's terms, and the shape of the model.
 
         ``image_size`` is part of the model, because a mask has one entry for each feature.
@@ -46,7 +46,6 @@ class PrivDFS:
         share_dropout: float = 0.1  # chance that a training batch lacks one server's answer
         keyed: bool = False  # one mask, whose entries a user's key deals out to the servers
         adversarial: float = 0.0  # reversed gradient of decoders that rebuild the image from each share
-        label_smoothing: float = 0.1
         image_size: int = 32
 
         def __post_init__(self) -> None:
@@ -57,9 +56,8 @@ class PrivDFS:
                 raise ConfigError(f"density must be more than 0 and at most 1/{self.num_servers}, got {self.density}")
             if not 0 < self.branch_width <= 4:
                 raise ConfigError(f"branch_width must be more than 0 and at most 4, got {self.branch_width}")
-            for name in ("share_dropout", "label_smoothing"):
-                if not 0 <= getattr(self, name) < 1:
-                    raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+            if not 0 <= self.share_dropout < 1:
+                raise ConfigError(f"share_dropout must be in [0, 1), got {self.share_dropout}")
             for name in ("auxiliary", "sparsity", "overlap", "adversarial"):
                 if getattr(self, name) < 0:
                     raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -100,15 +98,15 @@ class PrivDFS:
         config = self.config
         masks: Any = model.edge[1]  # type: ignore[index]
         shares = model.features(batch.images)
-        outputs = [tail(share).float() for tail, share in zip(model.tails, shares, strict=True)]
+        outputs = [tail(share) for tail, share in zip(model.tails, shares, strict=True)]
         received = self._drop(batch.labels)
         logits = model.fuse(outputs, received)
         binary = masks.binary()
         density = binary.flatten(1).mean(1)
         together = binary.flatten(1) @ binary.flatten(1).T / binary[0].numel()
         terms = {
-            "cross_entropy": self._cross_entropy(logits, batch.labels),
-            "branches": config.auxiliary * torch.stack([self._cross_entropy(o, batch.labels) for o in outputs]).sum(),
+            "cross_entropy": config.cross_entropy(logits, batch.labels),
+            "branches": config.auxiliary * torch.stack([config.cross_entropy(o, batch.labels) for o in outputs]).sum(),
             "sparsity": config.sparsity * (density - config.density).square().sum(),
             "overlap": config.overlap * together.triu(1).sum(),
         }
@@ -119,9 +117,6 @@ class PrivDFS:
             ]
             terms["adversary"] = torch.stack(errors).sum()
         return Objective(terms, logits)
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
     def _drop(self, labels: Tensor) -> Tensor:
         """Which answers arrive, ``(N, K)``: at times one server's is missing from an image's."""
