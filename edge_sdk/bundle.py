@@ -128,6 +128,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     reference: Part | None = None
     privacy: dict[str, Any] | None = None
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The parties that the device asks, in the order of its graph: ``server0``, … (edge only)."""
+        return tuple(dict.fromkeys(part.placement for part in self.parts if part.placement != EDGE))
+
+    def bytes_to(self, server: str) -> int:
+        """What leaves the device for one image to one server (edge only)."""
+        return sum(spec.bytes_per_sample for p in self.parts if p.placement == server for spec in p.inputs)
+
     def part(self, name: str) -> Part:
         """The part of that name.
 

@@ -87,9 +87,9 @@ class EdgeRuntime:
         bundle = open_party(Path(path), EDGE)
         self.manifest: Manifest = bundle.manifest
         parts = self.manifest.parts
-        placements = list(dict.fromkeys(part.placement for part in parts if part.placement != EDGE))
-        if servers and len(servers) != len(placements):
-            raise RemoteError(f"this bundle has {len(placements)} server(s), got {len(servers)} address(es)")
+        parties = self.manifest.servers
+        if servers and len(servers) != len(parties):
+            raise RemoteError(f"this bundle has {len(parties)} server(s), got {len(servers)} address(es)")
         if on_missing not in ("fail", "degrade"):
             raise ConfigError(f"on_missing must be fail or degrade, got {on_missing!r}")
         if on_missing == "degrade" and not any(s.source == "received" for part in parts for s in part.inputs):
@@ -99,7 +99,7 @@ class EdgeRuntime:
         self._backends: dict[str, Backend] = {
             part.name: OnnxRuntimeBackend(bundle.onnx(part), num_threads) for part in parts if part.placement == EDGE
         }
-        urls = dict(zip(placements, servers, strict=False))
+        urls = dict(zip(parties, servers, strict=False))
         self._remotes = {
             part.name: RemotePart(part, urls[part.placement], self.manifest.bundle_id, timeout_s=timeout_s)
             for part in parts

@@ -113,7 +113,6 @@ def profile_edge(
         for part, times in zip(parts, samples, strict=True)
     ]
     undefended = profiles[-1] if manifest.reference else None
-    remote = [part for part in manifest.parts if part.placement != EDGE]
     return ProfileReport(
         bundle_id=manifest.bundle_id,
         defense=manifest.defense,
@@ -124,10 +123,7 @@ def profile_edge(
         seed=0,
         encoder=profiles[0],
         after=profiles[1 : len(own)],
-        wire_bytes_by_server={
-            party: sum(spec.bytes_per_sample for part in remote if part.placement == party for spec in part.inputs)
-            for party in dict.fromkeys(part.placement for part in remote)
-        },
+        wire_bytes_by_server={server: manifest.bytes_to(server) for server in manifest.servers},
         undefended=undefended,
         ratio=_ratio(undefended, profiles[: len(own)]) if undefended else None,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ..bundle import EDGE, Manifest
+from ..bundle import Manifest
 from ..errors import DataError
 from ..images import LabelledImage, decode_image, find_images, fit_image
 from ..runtime import EdgeRuntime, OnMissing, Prediction
@@ -157,13 +157,12 @@ def _request(runtime: EdgeRuntime, image: LabelledImage) -> tuple[Row, Predictio
 def _servers(
     manifest: Manifest, urls: Sequence[str], predictions: Sequence[Prediction], warmup: int
 ) -> dict[str, ServerReport]:
-    remote = [part for part in manifest.parts if part.placement != EDGE]
     reports = {}
-    for party, url in zip(dict.fromkeys(part.placement for part in remote), urls, strict=True):
+    for party, url in zip(manifest.servers, urls, strict=True):
         answers = [prediction.servers[party] for prediction in predictions if party in prediction.servers]
         reports[party] = ServerReport(
             url=url,
-            feature_bytes_per_image=sum(s.bytes_per_sample for p in remote if p.placement == party for s in p.inputs),
+            feature_bytes_per_image=manifest.bytes_to(party),
             num_answers=len(answers),
             num_missing=len(predictions) - len(answers),
             round_trip=LatencyStats.of([a.round_trip_ms for a in answers], warmup) if answers else None,
