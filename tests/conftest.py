@@ -81,7 +81,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_checkpoint() -> Callable[..., object]:
     """Builds a checkpoint of an untrained model: seeded weights, batch statistics of noise."""
 
-    def make(defense: str, backbone: str = "cnn", **settings: object) -> object:
+    def make(defense: str, backbone: str = "cnn", *, size: int = 32, **settings: object) -> object:
         import torch
 
         from export.checkpoint import Checkpoint, build_defense
@@ -92,14 +92,14 @@ def make_checkpoint() -> Callable[..., object]:
         model = build_defense(defense, config).train()
         with torch.no_grad():
             for _ in range(3):
-                model(torch.rand(8, 3, 32, 32))
-            features = model.eval().features(torch.rand(8, 3, 32, 32))
+                model(torch.rand(8, 3, size, size))
+            features = model.eval().features(torch.rand(8, 3, size, size))
         names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
         return Checkpoint(
             defense=defense,
             config=config,
             weights=model.state_dict(),
-            image_size=32,
+            image_size=size,
             class_names=names[: config.num_classes],
             data={"name": "noise"},
             training={"seed": 0},

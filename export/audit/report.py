@@ -14,12 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from edge_sdk.errors import needs_extra
+from edge_sdk.files import write_aside
 
 from ..data import Splits
 from ..defenses import BASELINE, defense_class
+from .images import sample_rows
 from .plots import fsinfo_against_psnr, psnr_distribution, spearman
 from .results import AuditReport, ViewResult
-from .run import evenly, rebuilt_images, write_aside
+from .run import rebuilt_images
 from .target import Target
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -97,30 +99,22 @@ def _view(
 
 
 def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> list[dict[str, Any]]:
-    """The images that came back best, median and worst under the best attack, by every attack that met them."""
-    test = torch.from_numpy(splits.test.pixels).permute(0, 3, 1, 2)
-    best = view.best_attack
-    order = np.argsort(best.psnr_each)[::-1]
+    """Of the images that every attack met, those that the best attack rebuilt best, middling and worst."""
+    met = min(attack.num_images for attack in view.attacks)
+    rows = sample_rows(len(splits.test), met)
+    order = np.argsort(view.best_attack.psnr_each[:met])[::-1]
     rebuilt = {attack.name: rebuilt_images(out, view.name, attack.name) for attack in view.attacks}
-    attacked = evenly(test, best.num_images)
     servers = target.view(view.servers)
     columns = []
-    for name, place in (("best", 0), ("median", len(order) // 2), ("worst", len(order) - 1)):
-        row = int(order[place])
-        image = attacked[row]
-        tiles = []
-        for attack in view.attacks:
-            own = evenly(test, attack.num_images)
-            same = (own == image).flatten(1).all(1).nonzero().flatten()
-            if len(same):
-                index = int(same[0])
-                tiles.append((attack.name, _png(rebuilt[attack.name][index]), attack.psnr_each[index]))
+    for name, place in (("best", 0), ("median", met // 2), ("worst", met - 1)):
+        index = int(order[place])
+        image = torch.from_numpy(splits.test.pixels[rows[index]]).permute(2, 0, 1)
         columns.append(
             {
                 "name": name,
                 "original": _png(image),
                 "features": _png(_tiled(servers.observe(image[None].float() / 255))),
-                "rebuilt": tiles,
+                "rebuilt": [(a.name, _png(rebuilt[a.name][index]), a.psnr_each[index]) for a in view.attacks],
             }
         )
     return columns

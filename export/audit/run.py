@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations
@@ -18,28 +17,21 @@ from torch import Tensor
 
 import edge_sdk
 from edge_sdk.errors import ConfigError, DataError
+from edge_sdk.files import write_aside
 
 from ..checkpoint import load_tensors, save_tensors
 from ..data import Splits
 from ..train import environment
-from .attacks.base import Features, Rebuild
+from .attacks.base import Rebuild
 from .budget import Budget, Entry, budget
-from .metrics.distance_correlation import distance_correlation
-from .metrics.effective_information import effective_information
-from .metrics.entropy import feature_entropy
-from .metrics.fsinfo import Prior, fsinfo, spectrum
-from .metrics.mutual_information import mine
+from .images import AuditImages, sample
+from .measure import BATCH, METRICS, Measurements
 from .quality import mse, psnr, ssim
 from .results import AUDIT_FILE, AttackResult, AuditReport, MetricResult, ViewResult, mean_and_error
 from .target import ServerView, Target
 
-METRICS = ("fsinfo", "mine", "dcor", "entropy", "effective")
 ATTACKS = ("blind", "inversion", "likelihood", "diffusion")
-BATCH = 100
 VALIDATION_IMAGES = 400
-NOMINAL_NOISE = 0.01
-"""Of the features' standard deviation: what FSInfo assumes where a defense draws no noise [ours]. Without any noise
-Fisher information is infinite."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and the steps done and in all."""
@@ -139,10 +131,11 @@ def run_audit(
             f"{splits.name}: not the parts that this model was trained on; the attackers' images might be among them"
         )
     work = out / "work"
+    work.mkdir(parents=True, exist_ok=True)
     report = _header(target, config)
     _claim(work, report, config)
     means = budget(config.budget, config.seed)
-    images = _Images.of(splits)
+    images = AuditImages.of(splits)
     views = [
         _audit_view(target, adversary, images, means, config, work / adversary.name, progress)
         for adversary in adversaries(target.num_servers, config.collude)
@@ -150,17 +143,6 @@ def run_audit(
     report = msgspec.structs.replace(report, views=tuple(views))
     write_aside(out / AUDIT_FILE, msgspec.json.format(msgspec.json.encode(report), indent=1))
     return report
-
-
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a file under another name, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def rebuilt_images(out: Path, adversary: str, attack: str) -> Tensor:
@@ -174,24 +156,6 @@ def rebuilt_images(out: Path, adversary: str, attack: str) -> Tensor:
     if not paths:
         raise DataError(f"{folder}: no rebuilt images there")
     return torch.cat([load_tensors(path)[0]["rebuilt"] for path in paths])
-
-
-def evenly(images: Tensor, count: int) -> Tensor:
-    """``count`` of the images at most, evenly spaced: a folder's are sorted by class."""
-    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
-
-
-class _Images(NamedTuple):
-    """uint8 ``(N, 3, H, W)``: the attackers' own, those that they choose by, and those that they are judged on."""
-
-    auxiliary: Tensor
-    validation: Tensor
-    test: Tensor
-
-    @classmethod
-    def of(cls, splits: Splits) -> _Images:
-        parts = (splits.auxiliary, splits.validation, splits.test)
-        return cls(*(torch.from_numpy(part.pixels).permute(0, 3, 1, 2).contiguous() for part in parts))
 
 
 def _header(target: Target, config: AuditConfig) -> AuditReport:
@@ -228,19 +192,22 @@ def _claim(work: Path, report: AuditReport, config: AuditConfig) -> None:
 def _audit_view(
     target: Target,
     adversary: Adversary,
-    images: _Images,
+    images: AuditImages,
     means: Budget,
     config: AuditConfig,
     folder: Path,
     progress: Progress,
 ) -> ViewResult:
     view = target.view(adversary.servers)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def say(name: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(f"{adversary.name}: {name}", done, total)
 
+    measurements = Measurements(view, images, means, config.seed)
+
     def measure(name: str) -> list[MetricResult]:
-        return _metrics(name, view, images, means, config.seed, say(name))
+        return measurements.metric(name, say(name))
 
     def attack(name: str) -> AttackResult:
         return _attack(name, means.attacks[name], view, images, folder / name, config, say(name))
@@ -269,51 +236,18 @@ def _kept(path: Path, kind: Any, make: Callable[[], Any]) -> Any:
     return found
 
 
-def _metrics(
-    name: str,
-    view: ServerView,
-    images: _Images,
-    means: Budget,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> list[MetricResult]:
-    """A metric by its name in METRICS, on the attackers' images: the model was trained on none of them."""
-    progress(0, 1)
-    if name == "fsinfo":
-        prior = Prior.of(images.auxiliary.float() / 255)
-        noise = view.noise or (NOMINAL_NOISE * _deviation(view, images),) * len(view.servers)
-
-        def in_units_of_noise(x: Tensor) -> Features:
-            return tuple(z / sigma for z, sigma in zip(view.features(x), noise, strict=True))
-
-        spectra = []
-        for i, image in enumerate(evenly(images.auxiliary, means.num_jacobians)):
-            spectra.append(spectrum(in_units_of_noise, image.float() / 255, prior))
-            progress(i + 1, means.num_jacobians)
-        return list(fsinfo(spectra, 1.0))
-    own = evenly(images.auxiliary, means.num_metric_images).float() / 255
-    z = _flat(_observe(view, own, seed))
-    if name == "mine":
-        return [mine(own, z, seed=seed)]
-    if name == "dcor":
-        return [distance_correlation(own, z, seed=seed)]
-    if name == "entropy":
-        return [feature_entropy(z, seed=seed)]
-    return [effective_information(z)]
-
-
 def _attack(
     name: str,
     entry: Entry,
     view: ServerView,
-    images: _Images,
+    images: AuditImages,
     folder: Path,
     config: AuditConfig,
     progress: Callable[[int, int], None],
 ) -> AttackResult:
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    validation = evenly(images.validation, VALIDATION_IMAGES).float() / 255
+    validation = sample(images.validation, VALIDATION_IMAGES).float() / 255
     best, chosen, rebuild = -1.0, entry.candidates[0], None
     for candidate in entry.candidates:
         fitted = candidate.fit(view, images.auxiliary, folder / f"{candidate.name}.state.safetensors", progress)
@@ -323,7 +257,7 @@ def _attack(
             best, chosen, rebuild = score, candidate, fitted
     assert rebuild is not None
     count = entry.num_images if config.num_images is None else min(config.num_images, entry.num_images)
-    attacked = evenly(images.test, count).float() / 255
+    attacked = sample(images.test, count).float() / 255
     parts = []
     batches = attacked.split(BATCH)
     for i, batch in enumerate(batches):
@@ -355,20 +289,3 @@ def _attack(
 def _score(view: ServerView, rebuild: Rebuild, images: Tensor, seed: int) -> float:
     torch.manual_seed(seed)
     return float(torch.cat([psnr(batch, rebuild(view.observe(batch))) for batch in images.split(BATCH)]).mean())
-
-
-def _observe(view: ServerView, images: Tensor, seed: int) -> Features:
-    torch.manual_seed(seed)
-    batches = [view.observe(batch) for batch in images.split(BATCH)]
-    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
-
-
-def _flat(features: Iterable[Tensor]) -> Tensor:
-    return torch.cat([z.flatten(1) for z in features], 1)
-
-
-def _deviation(view: ServerView, images: _Images) -> float:
-    """Standard deviation of a feature over images, in the root of the mean of squares over features."""
-    z = _flat(_observe(view, evenly(images.auxiliary, 500).float() / 255, 0)).double()
-    kept = z.var(0) > 0
-    return float(z.var(0)[kept].mean().sqrt()) if kept.any() else 1.0
