@@ -38,7 +38,8 @@ class EdgeGraph(nn.Module):
         self.wires = tuple(wires)
 
     def forward(self, image: Tensor, drawn: list[Tensor] | None = None) -> tuple[Tensor, ...]:
-        shares = self.edge(image.permute(0, 3, 1, 2).float() / 255)
+        # To float first: TensorRT takes uint8 in nothing but a cast.
+        shares = self.edge((image.float() / 255).permute(0, 3, 1, 2))
         shares = shares if isinstance(shares, tuple) else (shares,)
         if self.noise is not None:
             shares = self.noise(shares, drawn)
