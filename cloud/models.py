@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_sdk.backends import Backend
-from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
 from edge_sdk.bundle import PartyBundle
 from edge_sdk.errors import BackendError
 from edge_sdk.tensors import Array, TensorSpec, check_feeds
@@ -55,14 +54,15 @@ class Model:
         self._warm_up()
 
     @classmethod
-    def of_bundle(cls, bundle: PartyBundle, num_threads: int | None = None) -> Model:
+    def of_bundle(cls, bundle: PartyBundle, execution: Execution = DEFAULT_EXECUTION) -> Model:
         """The one part that a server's folder holds.
 
         Raises:
-            BackendError: it cannot be loaded.
+            BundleError: it was not exported in this precision.
+            BackendError, DeviceError, MissingExtra: it cannot be loaded.
         """
         part = bundle.manifest.parts[0]
-        backend = OnnxRuntimeBackend(bundle.onnx(part), num_threads)
+        backend = open_backend(part, bundle, execution)
         identity = {"edgesdk_bundle_id": bundle.manifest.bundle_id, "edgesdk_party": bundle.manifest.party}
         return cls(part.name, backend, identity)
 

@@ -10,15 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .backends import Execution
     from .client import Client
     from .errors import EdgeSDKError
     from .runtime import EdgeRuntime, Prediction
 
-__all__ = ["Client", "EdgeRuntime", "EdgeSDKError", "Prediction", "__version__"]
+__all__ = ["Client", "EdgeRuntime", "EdgeSDKError", "Execution", "Prediction", "__version__"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"Client": "client", "EdgeRuntime": "runtime", "EdgeSDKError": "errors", "Prediction": "runtime"}
+_HOMES = {
+    "Client": "client",
+    "EdgeRuntime": "runtime",
+    "EdgeSDKError": "errors",
+    "Execution": "backends",
+    "Prediction": "runtime",
+}
 
 
 def __getattr__(name: str) -> Any:

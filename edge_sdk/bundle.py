@@ -85,6 +85,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         outputs: what it gives.
         file: its ONNX file in this party's folder; None for a part that another party runs.
         cost: of this part; None for a part that another party runs.
+        variants: its files in lower precisions, ``fp16`` or ``int8``; inputs and outputs are the same.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[TensorSpec, ...]
     file: str | None = None
     cost: Cost | None = None
+    variants: dict[str, str] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -156,9 +158,19 @@ class PartyBundle(msgspec.Struct, frozen=True):
     manifest: Manifest
     files: dict[str, bytes]
 
-    def onnx(self, part: Part) -> bytes:
-        """The ONNX model of a part that this party runs."""
-        return self.files[part.file or ""]
+    def onnx(self, part: Part, precision: str = "fp32") -> bytes:
+        """The ONNX model of a part that this party runs, in this precision or, where the part has none, in float32.
+
+        Raises:
+            BundleError: none of this party's parts was exported in this precision.
+        """
+        exported = ["fp32", *dict.fromkeys(each for own in self.manifest.parts for each in own.variants)]
+        if precision not in exported:
+            raise BundleError(
+                f"{self.path}: exported in {', '.join(exported)}, not in {precision}; "
+                f"export it with --precision {precision}"
+            )
+        return self.files[part.variants.get(precision) or part.file or ""]
 
 
 def open_party(path: Path, expected: str | None = None) -> PartyBundle:
@@ -180,8 +192,9 @@ def open_party(path: Path, expected: str | None = None) -> PartyBundle:
     files = _read_verified(path)
     manifest = _decode(path, files[MANIFEST_FILE])
     for part in (*manifest.parts, *([manifest.reference] if manifest.reference else [])):
-        if part.file is not None and part.file not in files:
-            raise BundleError(f"{path}: {SUMS_FILE} does not list {part.file}")
+        for file in (*([part.file] if part.file is not None else []), *part.variants.values()):
+            if file not in files:
+                raise BundleError(f"{path}: {SUMS_FILE} does not list {file}")
     if expected is not None and (manifest.party == EDGE) != (expected == EDGE):
         raise BundleError(f"{path}: this is the folder of {manifest.party}; a folder for {expected} is needed here")
     return PartyBundle(path, manifest, files)
@@ -323,8 +336,11 @@ def _check_graph(path: Path, manifest: Manifest) -> None:
         local = part.placement == manifest.party
         if local != (part.file is not None):
             raise BundleError(f"{path}: part {part.name!r} runs on {part.placement}; its file is {part.file!r}")
-        if part.file is not None and (Path(part.file).name != part.file or part.file.startswith(".")):
-            raise BundleError(f"{path}: part {part.name!r}: {part.file!r} is not a plain file name")
+        for file in (*([part.file] if part.file is not None else []), *part.variants.values()):
+            if Path(file).name != file or file.startswith("."):
+                raise BundleError(f"{path}: part {part.name!r}: {file!r} is not a plain file name")
+        if part.variants and not local:
+            raise BundleError(f"{path}: part {part.name!r} runs on {part.placement}; it has files of its own")
         if manifest.party == EDGE and index > 0:
             missing = [spec.name for spec in part.inputs if spec.source == "data" and spec.name not in given]
             if missing:

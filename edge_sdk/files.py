@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and where those go that can be made again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["aside", "write_aside"]
+__all__ = ["aside", "cache_folder", "write_aside"]
+
+
+def cache_folder() -> Path:
+    """Where fetched archives, unpacked data sets and engines go: ``$EDGESDK_CACHE``, else ``~/.cache/edgesdk``."""
+    chosen = os.environ.get("EDGESDK_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgesdk"
 
 
 @contextmanager

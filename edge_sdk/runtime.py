@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .backends import Backend
-from .backends.onnxruntime import OnnxRuntimeBackend
+from .backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
 from .bundle import EDGE, Manifest, Part, open_party
 from .client import RemoteTiming
 from .collusion import Origins
@@ -61,7 +60,7 @@ class EdgeRuntime:
     Args:
         path: ``BUNDLE/edge``.
         servers: one address per server of the bundle, in the order of its parties; none for encoding alone.
-        num_threads: for an operator of an edge part; None lets the backend choose.
+        execution: how the parts that run here are run.
         timeout_s: for one call of a server, retries included; servers are called at once.
         on_missing: where a server gives no right answer, ``fail``, or ``degrade`` to an answer without it; such a
             server is asked again after 1, 2, 4, … 30 s.
@@ -79,7 +78,7 @@ class EdgeRuntime:
         path: Path | str,
         servers: Sequence[str] = (),
         *,
-        num_threads: int | None = None,
+        execution: Execution = DEFAULT_EXECUTION,
         timeout_s: float = 10.0,
         on_missing: OnMissing = "fail",
         allow_colocated: bool = False,
@@ -97,7 +96,7 @@ class EdgeRuntime:
         self._degrade = on_missing == "degrade"
         self._encoder, self._steps = parts[0], _steps(parts[1:])
         self._backends: dict[str, Backend] = {
-            part.name: OnnxRuntimeBackend(bundle.onnx(part), num_threads) for part in parts if part.placement == EDGE
+            part.name: open_backend(part, bundle, execution) for part in parts if part.placement == EDGE
         }
         urls = dict(zip(parties, servers, strict=False))
         self._remotes = {

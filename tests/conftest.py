@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,28 @@ def edgesdk(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> s
         check=False,
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def edgesdk_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, where what it imports is imported already: for the many cases of bad input."""
+    from edge_sdk.cli import main
+
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    status: object = 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["edgesdk", *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # which main replaces
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+    if isinstance(status, str):  # as Python ends with a message
+        err.write(f"{status}\n")
+        status = 1
+    out.seek(0)
+    assert isinstance(status, int)
+    return subprocess.CompletedProcess(["edgesdk", *map(str, arguments)], status, out.read(), err.getvalue())
 
 
 def assert_one_line_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -112,8 +136,8 @@ def make_checkpoint() -> Callable[..., object]:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., object]) -> Path:
-    """A float32 bundle of an untrained SiftFunnel."""
-    return _export(tmp_path_factory, make_checkpoint("siftfunnel"))
+    """A bundle of an untrained SiftFunnel, in every precision; features travel as float32."""
+    return _export(tmp_path_factory, make_checkpoint("siftfunnel"), "fp16", "int8")
 
 
 @pytest.fixture(scope="session")
@@ -128,11 +152,13 @@ def shares_bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Cal
     return _export(tmp_path_factory, make_checkpoint("privdfs"))
 
 
-def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object) -> Path:
-    from export.write_bundle import export_bundle, parity_images
+def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object, *precisions: str) -> Path:
+    from export.parity import parity_images
+    from export.write_bundle import export_bundle
 
     out = tmp_path_factory.mktemp("bundle") / "b"
-    export_bundle(checkpoint, out, images=parity_images(None, 32))  # type: ignore[arg-type]
+    images = parity_images(None, 32)
+    export_bundle(checkpoint, out, images=images, precisions=precisions, calibration=images.pixels)  # type: ignore[arg-type]
     return out
 
 

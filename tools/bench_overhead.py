@@ -22,7 +22,7 @@ import onnxruntime
 import requests
 from serving import process, serve
 
-from edge_sdk import EdgeRuntime, oip
+from edge_sdk import EdgeRuntime, Execution, oip
 from edge_sdk.bundle import open_party
 from edge_sdk.cli.tables import print_table
 from edge_sdk.profile.machine import Machine
@@ -76,7 +76,7 @@ def measure(
     body = b"".join(chunks)
     echo = requests.Session()
     echo.trust_env = False
-    with EdgeRuntime(bundle / "edge", [tail_url], num_threads=threads) as runtime:
+    with EdgeRuntime(bundle / "edge", [tail_url], execution=Execution(num_threads=threads)) as runtime:
         steps: dict[str, Callable[[], object]] = {
             "raw encode": lambda: encoder.run(None, {spec.name: image}),
             "EdgeRuntime.encode": lambda: runtime.encode(image),

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from serving import process, serve
 
-from edge_sdk import EdgeRuntime
+from edge_sdk import EdgeRuntime, Execution
 from edge_sdk.bundle import EDGE, open_party, parties
 from edge_sdk.cli.tables import print_table
 from edge_sdk.client import Client
@@ -56,7 +56,9 @@ def measure(one: Path, several: Path, rounds: int, warmup: int, threads: int) ->
         for name, bundle in (("one", one), ("several", several)):
             folders = [folder for folder in parties(bundle) if folder.name != EDGE]
             urls[name] = [stack.enter_context(process(serve(each, "--threads", str(threads)))) for each in folders]
-            runtime = EdgeRuntime(bundle / EDGE, urls[name], num_threads=threads, allow_colocated=True)
+            runtime = EdgeRuntime(
+                bundle / EDGE, urls[name], execution=Execution(num_threads=threads), allow_colocated=True
+            )
             runtimes[name] = stack.enter_context(runtime)
         height, width = runtimes["one"].image_size
         image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)

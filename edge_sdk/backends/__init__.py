@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from ..bundle import Part, PartyBundle
+from ..errors import ConfigError
 from ..tensors import Array, TensorSpec
 
-__all__ = ["Backend"]
+__all__ = ["DEFAULT_EXECUTION", "Backend", "BackendName", "Execution", "Precision", "open_backend"]
+
+BackendName = Literal["onnxruntime", "tensorrt"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Backend(Protocol):
@@ -28,3 +33,44 @@ class Backend(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Execution(NamedTuple):
+    """How a party runs its parts.
+
+    Attributes:
+        backend: the library: ``onnxruntime`` (CPU) or ``tensorrt`` (GPU).
+        precision: that the bundle was exported in: ``fp32``, ``fp16`` or ``int8``.
+        num_threads: that an operator may use on the CPU; None lets ONNX Runtime choose.
+        max_batch: largest batch that TensorRT builds for; ONNX Runtime takes any.
+    """
+
+    backend: BackendName = "onnxruntime"
+    precision: Precision = "fp32"
+    num_threads: int | None = None
+    max_batch: int = 1
+
+
+DEFAULT_EXECUTION = Execution()
+
+
+def open_backend(part: Part, bundle: PartyBundle, execution: Execution) -> Backend:
+    """Load a part of a party with the library that was asked for, and no other.
+
+    Raises:
+        ConfigError: no such library.
+        BundleError: the party was not exported in this precision.
+        BackendError, DeviceError, MissingExtra: as the library's class says.
+    """
+    onnx = bundle.onnx(part, execution.precision)
+    if execution.backend == "onnxruntime":
+        from .onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(onnx, execution.num_threads)
+    if execution.backend == "tensorrt":
+        from ..engine.build import EngineOptions
+        from .tensorrt import TensorRTBackend
+
+        precision = execution.precision if part.variants else "fp32"
+        return TensorRTBackend(part.name, onnx, EngineOptions(precision=precision, max_batch=execution.max_batch))
+    raise ConfigError(f"no backend {execution.backend!r}; available: onnxruntime, tensorrt")

@@ -8,7 +8,7 @@ import warnings
 import typer
 
 from ..errors import EdgeSDKError
-from . import audit, export, inspect, measure, profile, run, serve, train
+from . import audit, build, doctor, export, inspect, measure, profile, run, serve, train
 
 __all__ = ["app", "main"]
 
@@ -38,10 +38,12 @@ app.command("train")(train.train)
 app.command("audit")(audit.audit)
 app.command("export")(export.export)
 app.command("inspect")(inspect.inspect)
+app.command("build")(build.build)
 app.command("serve")(serve.serve)
 app.command("run")(run.run)
 app.command("profile")(profile.profile)
 app.command("measure")(measure.measure)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

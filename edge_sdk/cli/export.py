@@ -10,6 +10,7 @@ import typer
 from ..errors import ConfigError, needs_extra
 
 SHORTEST_KEY = 16
+CALIBRATION_IMAGES = 256
 
 
 class Batch(str, Enum):
@@ -17,6 +18,13 @@ class Batch(str, Enum):
 
     STATIC = "static"
     DYNAMIC = "dynamic"
+
+
+class LowPrecision(str, Enum):
+    """What the graphs are written in, beside float32."""
+
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 class WireDtype(str, Enum):
@@ -35,6 +43,10 @@ def export(
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16; default: the one of the training."),
     batch: Batch = typer.Option(Batch.DYNAMIC, help="static fixes batch 1."),
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
+    precision: list[LowPrecision] = typer.Option(
+        [],
+        help="Write the graphs in it too; may be repeated. int8 is calibrated on --data's training images.",
+    ),
     key_file: Path | None = typer.Option(None, help="A user's secret, 16 bytes or more, for a model trained for keys."),
     max_psnr: float | None = typer.Option(None, help="Refuse where an attack of the audit rebuilt images better, dB."),
     max_fsinfo: float | None = typer.Option(None, help="Refuse where the audit's FSInfo is more, nats a dimension."),
@@ -51,7 +63,9 @@ def export(
         from export.audit.gate import audit_summary
         from export.audit.results import AUDIT_FILE
         from export.checkpoint import load_checkpoint
-        from export.write_bundle import export_bundle, parity_images
+        from export.data import load_splits
+        from export.parity import parity_images
+        from export.write_bundle import export_bundle
         from export.zoo import zoo_model
     target = out or Path(f"{defense}-{backbone}")
     check_target(target)
@@ -67,7 +81,11 @@ def export(
         max_psnr_db=max_psnr,
         max_fsinfo=max_fsinfo,
     )
-    images = parity_images(data, image_size or source.image_size)
+    size = image_size or source.image_size
+    images, calibration = parity_images(data, size), None
+    if LowPrecision.INT8 in precision and data is not None:
+        training = load_splits(data, size).train.pixels
+        calibration = training[:: max(len(training) // CALIBRATION_IMAGES, 1)][:CALIBRATION_IMAGES]
     typer.echo(f"exporting {defense} ({backbone}) …", err=True)
     parity = export_bundle(
         source,
@@ -78,9 +96,13 @@ def export(
         wire_dtype=wire_dtype.value,
         key=key,
         privacy=privacy,
+        precisions=[each.value for each in dict.fromkeys(precision)],
+        calibration=calibration,
     )
-    worst = max(parity["max_abs_difference"].values())
-    typer.echo(f"{target}: ONNX and torch differ by {worst:.1e} at most over {parity['images']}")
+    worst = max(parity["fp32"]["max_abs_difference"].values())
+    typer.echo(f"{target}: ONNX and torch differ by {worst:.1e} at most over {parity['fp32']['images']}")
+    for each in dict.fromkeys(precision):
+        typer.echo(f"{each.value}: the same answer as torch for {parity[each.value]['same_answer']:.1%} of them")
 
 
 def _read_key(path: Path) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .execution import BackendOption, Precision, PrecisionOption, Threads
 from .servers import Colocated, Missing, Server, ServersFile, Timeout, addresses
 
 if TYPE_CHECKING:
@@ -19,13 +20,16 @@ def measure(
     server: Server = None,
     servers_file: ServersFile = None,
     n: int | None = typer.Option(None, "--n", min=1, help="Images, evenly spaced over the folder; default: all."),
-    threads: int | None = typer.Option(None, min=1, help="That an operator of the encoder may use."),
+    backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = Precision.FP32,
+    threads: Threads = None,
     timeout: Timeout = 10.0,
     on_missing: Missing = "fail",
     allow_colocated: Colocated = False,
     as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
 ) -> None:
     """Classify images end to end, one at a time, and break each request's time down to its steps."""
+    from ..backends import Execution
     from ..profile.end_to_end import measure as run_measure
     from ..progress import bar
     from .tables import write_json
@@ -36,7 +40,7 @@ def measure(
             addresses(server, servers_file),
             data,
             num_images=n,
-            num_threads=threads,
+            execution=Execution(backend, precision.value, threads),
             timeout_s=timeout,
             on_missing=on_missing,
             allow_colocated=allow_colocated,

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from .execution import BackendOption, Precision, Threads
+
 if TYPE_CHECKING:
     from ..profile.encoder import PartProfile, ProfileReport
-
-
-class Precision(str, Enum):
-    """Of a TensorRT engine."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
 
 
 def profile(
@@ -25,13 +18,16 @@ def profile(
     batch: int = typer.Option(1, min=1, help="Images a run."),
     runs: int = typer.Option(200, min=1, help="Timed runs."),
     warmup: int = typer.Option(20, min=0, help="Runs before that, not counted."),
-    threads: int | None = typer.Option(None, min=1, help="That an operator may use; default: ONNX Runtime's choice."),
+    backend: BackendOption = "onnxruntime",
+    precision: Precision | None = typer.Option(
+        None, help="That the bundle was exported in [default: fp32]; of --device's engine [default: every one]."
+    ),
+    threads: Threads = None,
     layers: bool = typer.Option(True, help="Print the layers that hold FLOPs."),
     device: str | None = typer.Option(
         None, help="Estimate for this Jetson instead of measuring here; all for all of them, list to list them."
     ),
     power_mode: str | None = typer.Option(None, help="Of --device; default: its highest."),
-    precision: Precision | None = typer.Option(None, help="Of --device's engine; default: every one."),
     json_file: str | None = typer.Option(None, "--json", help="Write the whole report here; - for standard output."),
 ) -> None:
     """Measure the encoder beside the undefended one: FLOPs, parameters, bytes, latency, memory.
@@ -39,6 +35,7 @@ def profile(
     1 multiply-accumulate is 2 FLOPs, counted in convolutions and matrix products. Costs are counted from the graph;
     latency and memory are measured here; with --device latency is estimated, and nothing is run.
     """
+    from ..backends import Execution
     from ..profile.encoder import profile_edge
     from ..progress import bar
     from .estimate import estimate, list_devices, print_estimate
@@ -50,8 +47,8 @@ def profile(
     if edge is None:
         raise typer.BadParameter("BUNDLE/edge is needed", param_hint="EDGE")
     check_json_target(json_file)
-    if device is None and (power_mode or precision):
-        raise typer.BadParameter("for an estimate alone: add --device", param_hint="--power-mode, --precision")
+    if device is None and power_mode:
+        raise typer.BadParameter("for an estimate alone: add --device", param_hint="--power-mode")
     if device is not None:
         estimated = estimate(edge, device, power_mode, precision.value if precision else None)
         if json_file != "-":
@@ -59,8 +56,9 @@ def profile(
         if json_file is not None:
             write_json(json_file, estimated)
         return
+    execution = Execution(backend, precision.value if precision else "fp32", threads)
     with bar("profiling") as advance:
-        report = profile_edge(edge, batch=batch, runs=runs, warmup=warmup, num_threads=threads, progress=advance)
+        report = profile_edge(edge, batch=batch, runs=runs, warmup=warmup, execution=execution, progress=advance)
     if json_file != "-":
         _print(report, layers)
     if json_file is not None:
@@ -98,7 +96,7 @@ def _print(report: ProfileReport, layers: bool) -> None:
     latency = report.encoder.latency
     print_table(
         f"{report.defense}, batch {report.batch}: {latency.num_samples} runs after {latency.num_warmup} of warm-up, "
-        f"in turns\n{report.backend} on {report.machine}",
+        f"in turns\n{report.backend} in {report.precision} on {report.machine}",
         header,
         rows,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .execution import BackendOption, Precision, PrecisionOption, Threads
 from .servers import Colocated, Missing, Server, ServersFile, Timeout, addresses
 
 if TYPE_CHECKING:
@@ -23,19 +24,22 @@ def run(
     timeout: Timeout = 10.0,
     on_missing: Missing = "fail",
     allow_colocated: Colocated = False,
-    threads: int | None = typer.Option(None, min=1, help="That an operator of the encoder may use."),
+    backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = Precision.FP32,
+    threads: Threads = None,
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:
     """Classify images: encode here, finish on the server. Only features leave this machine."""
     import json
 
+    from ..backends import Execution
     from ..images import fit_image
     from ..runtime import EdgeRuntime
 
     runtime = EdgeRuntime(
         edge,
         addresses(server, servers_file),
-        num_threads=threads,
+        execution=Execution(backend, precision.value, threads),
         timeout_s=timeout,
         on_missing=on_missing,
         allow_colocated=allow_colocated,

@@ -7,13 +7,17 @@ from pathlib import Path
 import typer
 
 from ..errors import needs_extra
+from .execution import BackendOption, MaxBatch, Precision, PrecisionOption, Threads
 
 
 def serve(
     folder: Path = typer.Argument(..., help="BUNDLE/server0."),
     host: str = typer.Option("127.0.0.1", help="Address to listen on."),
     port: int = typer.Option(8000, min=0, max=65535, help="Port; 0 takes a free one."),
-    threads: int | None = typer.Option(None, min=1, help="That an operator may use; default: all cores."),
+    backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = Precision.FP32,
+    threads: Threads = None,
+    max_batch: MaxBatch = 8,
     max_body_mib: int = typer.Option(64, min=1, help="Longer request bodies are refused (413)."),
 ) -> None:
     """Serve a tail over the Open Inference Protocol v2 (HTTP, with the binary tensor extension).
@@ -25,11 +29,12 @@ def serve(
         from cloud.models import Model
         from cloud.server import bind
         from cloud.server import run as run_server
+    from ..backends import Execution
     from ..bundle import open_party
 
     bundle = open_party(folder, "server")
     listener = bind(host, port)
-    model = Model.of_bundle(bundle, threads)
+    model = Model.of_bundle(bundle, Execution(backend, precision.value, threads, max_batch))
     app = build_app([model], max_body_bytes=max_body_mib * 2**20)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}"

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..backends import Backend
-from ..backends.onnxruntime import OnnxRuntimeBackend
-from ..bundle import EDGE, Cost, Part, open_party
+from ..backends import DEFAULT_EXECUTION, BackendName, Execution, Precision, open_backend
+from ..bundle import EDGE, Cost, Part, PartyBundle, open_party
 from .feeds import random_feeds
 from .machine import Machine
 from .memory import peak_memory_bytes
@@ -57,7 +56,8 @@ class ProfileReport(msgspec.Struct, frozen=True):
     bundle_id: str
     defense: str
     machine: Machine
-    backend: str
+    backend: BackendName
+    precision: Precision
     batch: int
     num_threads: int | None
     seed: int
@@ -74,7 +74,7 @@ def profile_edge(
     batch: int = 1,
     runs: int = 200,
     warmup: int = 20,
-    num_threads: int | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ProfileReport:
     """Measure what the device runs and, in turns with it, the undefended encoder that the bundle has for comparison.
@@ -84,7 +84,7 @@ def profile_edge(
         batch: images a run.
         runs: timed runs of each part.
         warmup: runs before that, not counted.
-        num_threads: that an operator may use; None lets ONNX Runtime choose.
+        execution: how the parts are run.
         progress: called with the rounds done and in all.
 
     Raises:
@@ -96,7 +96,8 @@ def profile_edge(
     manifest = bundle.manifest
     own = [part for part in manifest.parts if part.placement == EDGE]
     parts = [*own, *([manifest.reference] if manifest.reference else [])]
-    backends: list[Backend] = [OnnxRuntimeBackend(bundle.onnx(part), num_threads) for part in parts]
+    execution = execution._replace(max_batch=batch)
+    backends = [open_backend(part, bundle, execution) for part in parts]
     feeds = [random_feeds(backend.inputs, batch) for backend in backends]
     samples: list[list[float]] = [[] for _ in parts]
     for i in range(warmup + runs):
@@ -109,7 +110,7 @@ def profile_edge(
     for backend in backends:
         backend.close()
     profiles = [
-        _profile(part, times[warmup:], warmup, peak_memory_bytes(bundle.onnx(part), batch, num_threads))
+        _profile(part, times[warmup:], warmup, _peak_memory(bundle, part, batch, execution))
         for part, times in zip(parts, samples, strict=True)
     ]
     undefended = profiles[-1] if manifest.reference else None
@@ -117,9 +118,10 @@ def profile_edge(
         bundle_id=manifest.bundle_id,
         defense=manifest.defense,
         machine=Machine.here(),
-        backend="onnxruntime (CPU)",
+        backend=execution.backend,
+        precision=execution.precision,
         batch=batch,
-        num_threads=num_threads,
+        num_threads=execution.num_threads,
         seed=0,
         encoder=profiles[0],
         after=profiles[1 : len(own)],
@@ -127,6 +129,13 @@ def profile_edge(
         undefended=undefended,
         ratio=_ratio(undefended, profiles[: len(own)]) if undefended else None,
     )
+
+
+def _peak_memory(bundle: PartyBundle, part: Part, batch: int, execution: Execution) -> int | None:
+    """None on a GPU: what a process has resident says nothing of the GPU's memory."""
+    if execution.backend != "onnxruntime":
+        return None
+    return peak_memory_bytes(bundle.onnx(part, execution.precision), batch, execution.num_threads)
 
 
 def _profile(part: Part, samples: list[float], warmup: int, memory: int | None) -> PartProfile:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ..backends import DEFAULT_EXECUTION, Execution
 from ..bundle import Manifest
 from ..errors import DataError
 from ..images import LabelledImage, decode_image, find_images, fit_image
@@ -64,7 +65,7 @@ def measure(
     data: Path,
     *,
     num_images: int | None = None,
-    num_threads: int | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
     timeout_s: float = 10.0,
     on_missing: OnMissing = "fail",
     allow_colocated: bool = False,
@@ -78,7 +79,7 @@ def measure(
         servers: addresses, one per server of the bundle.
         data: an image, or a folder; sub-folders named as the bundle's labels give the accuracy.
         num_images: of them, evenly spaced over the sorted files; None takes all.
-        num_threads: that an operator of the encoder may use.
+        execution: how the device's parts are run.
         timeout_s: for one call of a server.
         on_missing: as for EdgeRuntime.
         allow_colocated: as for EdgeRuntime.
@@ -97,7 +98,7 @@ def measure(
     runtime = EdgeRuntime(
         edge,
         servers,
-        num_threads=num_threads,
+        execution=execution,
         timeout_s=timeout_s,
         on_missing=on_missing,
         allow_colocated=allow_colocated,

@@ -1,5 +1,5 @@
 """Data sets for training, auditing and checking exports."""
 
-from .splits import Images, Splits, cache_folder, image_folder, load_splits
+from .splits import Images, Splits, image_folder, load_splits
 
-__all__ = ["Images", "Splits", "cache_folder", "image_folder", "load_splits"]
+__all__ = ["Images", "Splits", "image_folder", "load_splits"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 import tarfile
 import tempfile
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_sdk.errors import DataError
+from edge_sdk.files import cache_folder
 from edge_sdk.images import decode_image, find_images, fit_image
 from edge_sdk.progress import track
 
@@ -70,12 +70,6 @@ class _Source(NamedTuple):
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     keys: list[str]
-
-
-def cache_folder() -> Path:
-    """Where fetched archives and unpacked data sets go: ``$EDGESDK_CACHE``, else ``~/.cache/edgesdk``."""
-    chosen = os.environ.get("EDGESDK_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgesdk"
 
 
 def load_splits(data: str, image_size: int, seed: int = 0) -> Splits:

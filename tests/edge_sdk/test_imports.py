@@ -38,7 +38,7 @@ def test_the_public_names_are_those_that_are_exported():
         edge_sdk.nothing  # noqa: B018
 
 
-COMMANDS = ["train", "audit", "export", "inspect", "serve", "run", "profile", "measure"]
+COMMANDS = ["train", "audit", "export", "inspect", "build", "serve", "run", "profile", "measure", "doctor"]
 
 
 def test_every_help_works_with_the_heavy_packages_blocked():

@@ -53,7 +53,8 @@ def test_a_bundle_deployed_anew_at_the_same_address_is_noticed(bundle, other_bun
     """The server is replaced by one with other weights and the same shapes, after the client has connected."""
     from export.checkpoint import Checkpoint, build_defense
     from export.defenses import model_config
-    from export.write_bundle import export_bundle, parity_images
+    from export.parity import parity_images
+    from export.write_bundle import export_bundle
 
     config = model_config("siftfunnel")
     model = build_defense("siftfunnel", config)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_sdk import EdgeRuntime, oip
+from edge_sdk import EdgeRuntime, Execution, oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, Part, open_party, write_bundle
 from edge_sdk.collusion import ColocationWarning
@@ -147,7 +147,11 @@ def test_a_server_that_failed_is_not_waited_for_again_at_once(shares_bundle, ser
     with (
         impostor(shares_bundle, 3, lambda *_: time.sleep(1)) as (url, asked),
         EdgeRuntime(
-            shares_bundle / "edge", [*servers[:3], url], timeout_s=0.5, on_missing="degrade", num_threads=1
+            shares_bundle / "edge",
+            [*servers[:3], url],
+            timeout_s=0.5,
+            on_missing="degrade",
+            execution=Execution(num_threads=1),
         ) as runtime,
     ):
         first = runtime.predict(IMAGES)
@@ -256,7 +260,9 @@ def test_a_killed_server_is_survived_and_comes_back(shares_bundle):
         started = [stack.enter_context(serving(shares_bundle / f"server{k}")) for k in range(4)]
         urls = [url for url, _ in started]
         runtime = stack.enter_context(
-            EdgeRuntime(shares_bundle / "edge", urls, timeout_s=2.0, on_missing="degrade", num_threads=1)
+            EdgeRuntime(
+                shares_bundle / "edge", urls, timeout_s=2.0, on_missing="degrade", execution=Execution(num_threads=1)
+            )
         )
 
         def load():

@@ -15,7 +15,8 @@ from export.data.splits import Images
 from export.defenses import SplitModel, model_config
 from export.defenses.fsinfoguard import guarded_weights
 from export.defenses.noise import FeatureDropout, GaussianNoise
-from export.write_bundle import export_bundle, parity_images
+from export.parity import parity_images
+from export.write_bundle import export_bundle
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 

@@ -15,8 +15,9 @@ from export.checkpoint import build_defense
 from export.defenses import Batch, defense_class, model_config
 from export.defenses.privdfs import Fusion, ShareMasks
 from export.models import BACKBONES
+from export.parity import parity_images
 from export.recipes import recipe_config
-from export.write_bundle import export_bundle, parity_images
+from export.write_bundle import export_bundle
 
 SHAPE = torch.Size((8, 4, 4))
 

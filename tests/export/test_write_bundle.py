@@ -12,8 +12,9 @@ from export.checkpoint import build_defense
 from export.cost import count_cost
 from export.defenses import model_config
 from export.onnx import OPSET, to_onnx
+from export.parity import parity_images
 from export.wire import Wire
-from export.write_bundle import export_bundle, parity_images
+from export.write_bundle import export_bundle
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
 
@@ -60,7 +61,7 @@ def test_the_manifest_records_where_it_is_from(bundle):
     manifest = open_party(bundle / "edge").manifest
     assert manifest.provenance["paper"] == "SiftFunnel, arXiv 2501.00824"
     assert manifest.provenance["export"]["opset"] == OPSET
-    parity = manifest.provenance["parity"]
+    parity = manifest.provenance["parity"]["fp32"]
     assert parity["num_images"] == 64
     assert parity["images"] == "uniform noise, seed 0"
     assert 0 < max(parity["max_abs_difference"].values()) < 1e-3 == parity["limit"]
@@ -78,7 +79,11 @@ def test_the_onnx_files_are_single_valid_and_tell_nothing_of_the_machine(bundle)
 
 
 def test_the_same_checkpoint_gives_the_same_bundle(bundle, make_checkpoint, tmp_path):
-    export_bundle(make_checkpoint("siftfunnel"), tmp_path / "b", images=parity_images(None, 32))
+    images = parity_images(None, 32)
+    precisions = ("fp16", "int8")
+    export_bundle(
+        make_checkpoint("siftfunnel"), tmp_path / "b", images=images, precisions=precisions, calibration=images.pixels
+    )
     for party in ("edge", "server0"):
         for path in (bundle / party).iterdir():
             assert path.read_bytes() == (tmp_path / "b" / party / path.name).read_bytes(), path

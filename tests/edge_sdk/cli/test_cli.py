@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ...conftest import EDGESDK, ROOT, assert_one_line_error, edgesdk, serving
+from ...conftest import EDGESDK, ROOT, assert_one_line_error, edgesdk, edgesdk_here, serving
 
-COMMANDS = ("train", "audit", "export", "inspect", "serve", "run", "profile", "measure")
+COMMANDS = ("train", "audit", "export", "inspect", "build", "serve", "run", "profile", "measure", "doctor")
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -33,7 +33,9 @@ def test_every_command_stands_in_the_readme():
 
 
 def test_every_option_of_every_command_is_frozen():
-    options = {c: sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", edgesdk(c, "--help").stdout))) for c in COMMANDS}
+    options = {
+        c: sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", edgesdk_here(c, "--help").stdout))) for c in COMMANDS
+    }
     assert options == json.loads((ROOT / "tests" / "edge_sdk" / "cli" / "options.json").read_text())
 
 
@@ -54,6 +56,9 @@ def test_version():
         ["serve", "b", "--port", "70000"],
         ["serve", "b", "--port", "http"],
         ["serve", "b", "--threads", "0"],
+        ["build"],
+        ["build", "edge", "--precision", "fp64"],
+        ["build", "edge", "--max-batch", "0"],
         ["profile", "edge", "--batch", "0"],
         ["profile", "edge", "--runs", "-1"],
         ["profile", "edge", "--what"],
@@ -67,7 +72,7 @@ def test_version():
     ],
 )
 def test_wrong_usage_ends_with_two(arguments):
-    done = edgesdk(*arguments)
+    done = edgesdk_here(*arguments)
     assert done.returncode == 2
     assert "Error: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -103,6 +108,9 @@ def _cases(bundle, photo, tmp):
         "run empty standard input": (["run", edge, "-", "--server", NOWHERE], "standard input: not an image"),
         "measure nothing": (["measure", edge, "--server", NOWHERE, "--data", tmp / "no"], "no such file"),
         "measure too many": (["measure", edge, "--server", NOWHERE, "--data", photo, "--n", "2"], "1 are there"),
+        "build nothing": (["build", tmp / "no"], "no such folder"),
+        "build a whole bundle": (["build", bundle, "--target", "sm_89"], "did you mean"),
+        "build for a Jetson": (["build", edge, "--target", "sm_87"], "Engines for a Jetson are built on the Jetson"),
         "export what is not": (["export", "--defense", "magic"], "no model is shipped for magic"),
         "export another backbone": (["export", "--defense", "none", "--backbone", "vit"], "no model is shipped"),
         "export no checkpoint": (["export", "--defense", "none", "--checkpoint", tmp / "no"], "no such checkpoint"),
@@ -139,11 +147,11 @@ CASES = sorted(_cases(ROOT, ROOT, type("P", (), {"__truediv__": lambda s, o: s, 
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_ends_with_one_and_one_line(bundle, photo, tmp_path, case):
     arguments, words = _cases(bundle, photo, tmp_path)[case]
-    assert_one_line_error(edgesdk(*arguments), words)
+    assert_one_line_error(edgesdk_here(*arguments), words)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["inspect", "profile", "run", "measure", "serve"])
+@pytest.mark.parametrize("command", ["inspect", "profile", "run", "measure", "serve", "build"])
 def test_every_command_that_opens_a_bundle_refuses_a_flipped_byte(bundle, photo, tmp_path, command):
     import shutil
 

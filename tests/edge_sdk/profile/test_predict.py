@@ -118,7 +118,7 @@ def test_unknown_devices_and_modes_are_one_line(bundle):
     assert_one_line_error(edgesdk("profile", bundle / "edge", "--device", "orin"), "no device 'orin'", "orin-nano-8gb")
     done = edgesdk("profile", bundle / "edge", "--device", "nano", "--power-mode", "25W")
     assert_one_line_error(done, "nano has no power mode '25W'", "MAXN, 5W")
-    assert edgesdk("profile", bundle / "edge", "--precision", "fp16").returncode == 2
+    assert edgesdk("profile", bundle / "edge", "--power-mode", "15W").returncode == 2
     assert edgesdk("profile").returncode == 2
     with pytest.raises(ConfigError, match="no device 'x'"):
         find_device("x")

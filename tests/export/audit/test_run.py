@@ -21,7 +21,8 @@ from export.audit.results import load_report
 from export.audit.run import AuditConfig, adversaries, run_audit
 from export.audit.target import Target
 from export.data import load_splits
-from export.write_bundle import export_bundle, parity_images
+from export.parity import parity_images
+from export.write_bundle import export_bundle
 
 
 def _tiny(seed):

@@ -1,0 +1,151 @@
+"""TensorRT on an NVIDIA GPU: the engine is built on first use, and kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..engine.build import EngineOptions
+from ..engine.cache import cached_engine
+from ..engine.gpu import Gpu, cuda
+from ..engine.library import load_library
+from ..errors import BackendError
+from ..tensors import Array, TensorSpec
+
+__all__ = ["TensorRTBackend"]
+
+_TYPES = {
+    "BOOL": "BOOL",
+    "FLOAT": "FP32",
+    "HALF": "FP16",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "INT8": "INT8",
+    "UINT8": "UINT8",
+}
+
+
+class TensorRTBackend:
+    """An ONNX model as an engine of this machine's GPU, with its buffers.
+
+    On an integrated GPU the buffers are the CPU's own memory, mapped; elsewhere arrays are copied to the GPU and back.
+
+    Args:
+        name: of the part, for the engine's file.
+        onnx: the model's content.
+        options: what the engine is for; without targets.
+
+    Raises:
+        MissingExtra: TensorRT or pycuda is not installed.
+        DeviceError: there is no GPU, or too little memory to build the engine.
+        BackendError: TensorRT refuses the model or its engine.
+    """
+
+    def __init__(self, name: str, onnx: bytes, options: EngineOptions) -> None:
+        library = load_library("tensorrt")
+        gpu = Gpu.here()
+        found = cached_engine(name, onnx, options, library.name, library.version, gpu)
+        self._cuda = cuda()
+        self._lock = threading.Lock()
+        self._max_batch = options.max_batch
+        self._context = self._cuda.Device(0).retain_primary_context()
+        with self._current():
+            library.log.clear()
+            self._runtime = library.module.Runtime(library.logger)
+            self._engine = self._runtime.deserialize_cuda_engine(found.content)
+            if self._engine is None:
+                raise BackendError(
+                    f"TensorRT {library.version} does not load {found.path}: {library.log.text()}; remove it to build "
+                    "it again"
+                )
+            self._execution = self._engine.create_execution_context()
+            self._stream = self._cuda.Stream()
+            names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+            takes = library.module.TensorIOMode.INPUT
+            specs = {each: self._spec(each) for each in names}
+            self.inputs = tuple(specs[each] for each in names if self._engine.get_tensor_mode(each) == takes)
+            self.outputs = tuple(specs[each] for each in names if self._engine.get_tensor_mode(each) != takes)
+            self._buffers = {each: _Buffer(self._cuda, specs[each], self._max_batch, gpu.integrated) for each in names}
+            for each, buffer in self._buffers.items():
+                self._execution.set_tensor_address(each, buffer.pointer)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        batch = len(next(iter(feeds.values())))
+        if batch > self._max_batch:
+            raise BackendError(f"the engine was built for batch {self._max_batch} at most, got {batch}")
+        with self._lock, self._current():
+            for spec in self.inputs:
+                self._buffers[spec.name].write(feeds[spec.name], self._stream)
+                if not self._execution.set_input_shape(spec.name, feeds[spec.name].shape):
+                    raise BackendError(f"TensorRT refuses {spec.name!r} of shape {feeds[spec.name].shape}")
+            if not self._execution.execute_async_v3(self._stream.handle):
+                raise BackendError(f"TensorRT failed: {load_library('tensorrt').log.text()}")
+            views = {spec.name: self._buffers[spec.name].read(batch, self._stream) for spec in self.outputs}
+            self._stream.synchronize()
+            return {name: view.copy() for name, view in views.items()}
+
+    def close(self) -> None:
+        with self._current():
+            for buffer in self._buffers.values():
+                buffer.free()
+            del self._execution, self._engine, self._runtime, self._stream
+        self._context.detach()
+
+    def __enter__(self) -> TensorRTBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """CUDA's calls belong to the context of the calling thread."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def _spec(self, name: str) -> TensorSpec:
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in _TYPES:
+            raise BackendError(f"tensor {name!r} has type {kind}, which the protocol cannot carry")
+        shape = tuple(None if size == -1 else int(size) for size in self._engine.get_tensor_shape(name))
+        return TensorSpec(name, _TYPES[kind], shape)
+
+
+class _Buffer:
+    """Memory of one tensor on both sides, for the largest batch; one and the same on an integrated GPU."""
+
+    def __init__(self, driver: Any, spec: TensorSpec, max_batch: int, integrated: bool) -> None:
+        self._driver, self._integrated = driver, integrated
+        shape = (spec.shape[0] or max_batch, *spec.shape[1:])
+        flags = driver.host_alloc_flags.DEVICEMAP if integrated else 0
+        self.host: Array = driver.pagelocked_empty(shape, spec.numpy_dtype, mem_flags=flags)
+        self._device = None if integrated else driver.mem_alloc(self.host.nbytes)
+        mapped: Any = self.host.base
+        self.pointer = int(mapped.get_device_pointer() if self._device is None else self._device)
+
+    def write(self, array: Array, stream: Any) -> None:
+        view = self.host[: len(array)]
+        np.copyto(view, array)
+        if self._device is not None:
+            self._driver.memcpy_htod_async(self._device, view, stream)
+
+    def read(self, batch: int, stream: Any) -> Array:
+        """A view that holds the answer once the stream is through."""
+        view = self.host[:batch]
+        if self._device is not None:
+            self._driver.memcpy_dtoh_async(view, self._device, stream)
+        return view
+
+    def free(self) -> None:
+        if self._device is not None:
+            self._device.free()

@@ -1,0 +1,25 @@
+"""How the parts of a party are run, as ``run``, ``measure``, ``profile`` and ``serve`` take it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Literal
+
+import typer
+
+
+class Precision(str, Enum):
+    """Of a part's graph."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+BackendOption = Annotated[
+    Literal["onnxruntime", "tensorrt"],
+    typer.Option(help="Library: on the CPU, or on an NVIDIA GPU, for which engines are built on first use."),
+]
+PrecisionOption = Annotated[Precision, typer.Option(help="That the bundle was exported in.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="That an operator may use on the CPU; default: all cores.")]
+MaxBatch = Annotated[int, typer.Option(min=1, help="Largest batch that TensorRT builds for; smaller ones run too.")]

@@ -1,0 +1,154 @@
+"""What works on this machine, and what to install or set for the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from . import __version__, jetson
+from .engine.gpu import Gpu
+from .engine.library import LibraryName, load_library
+from .engine.process import available_memory
+from .errors import EdgeSDKError, MissingExtra
+from .files import cache_folder
+from .profile.machine import processor_name
+
+__all__ = ["Check", "examine"]
+
+TESTED_PYTHONS = ((3, 10), (3, 12))
+LITTLE_MEMORY = 1 << 30
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at.
+
+    Attributes:
+        name: of it.
+        state: ``ok``; ``warn``, it works and could be better; ``missing``, what it is for does not work here.
+        found: what is there.
+        advice: what to do, where there is something to do.
+    """
+
+    name: str
+    state: Literal["ok", "warn", "missing"]
+    found: str
+    advice: str | None = None
+
+
+def examine() -> list[Check]:
+    """Look at this machine, from the interpreter to the GPU; nothing is changed."""
+    checks: list[Check] = []
+    for look in (_python, _onnxruntime, _machine, _gpu, _tensorrt, _rtx, _memory, _cache):
+        checks += look()
+    return checks
+
+
+def _python() -> Iterator[Check]:
+    version, (low, high) = platform.python_version(), TESTED_PYTHONS
+    yield Check("edgesdk", "ok", __version__)
+    if low <= sys.version_info[:2] <= high:
+        yield Check("Python", "ok", version)
+    else:
+        yield Check("Python", "warn", version, f"tested on {low[0]}.{low[1]} to {high[0]}.{high[1]}")
+
+
+def _onnxruntime() -> Iterator[Check]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        yield Check("ONNX Runtime", "missing", str(error), "pip install onnxruntime")
+        return
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    yield Check("ONNX Runtime", "ok", f"{onnxruntime.__version__} ({providers})")
+
+
+def _machine() -> Iterator[Check]:
+    yield Check("machine", "ok", f"{processor_name()}, {os.cpu_count()} CPUs, {platform.machine()}")
+    if not jetson.is_jetson():
+        return
+    release = jetson.RELEASE_FILE.read_text(errors="replace")
+    l4t = jetson.l4t_version(release)
+    known = jetson.jetpack(l4t) if l4t else None
+    if l4t is None or known is None:
+        yield Check("JetPack", "warn", release.splitlines()[0][:80], "not one that is known here")
+    else:
+        yield _jetpack(l4t, known)
+    mode = jetson.power_mode()
+    yield Check("power mode", "ok" if mode else "warn", mode or "not known", None if mode else "is nvpmodel installed?")
+    clock = jetson.gpu_clock()
+    if clock is None:
+        yield Check("GPU clock", "warn", "not known", "measured times will not say what clock they are of")
+    else:
+        advice = None if clock.locked else "sudo jetson_clocks before measuring: an idle clock makes times vary"
+        found = f"{clock.now} MHz, {clock.lowest} to {clock.highest} allowed"
+        yield Check("GPU clock", "ok" if clock.locked else "warn", found, advice)
+
+
+def _jetpack(l4t: str, known: jetson.JetPack) -> Check:
+    found = f"{known.name} (L4T {l4t}), with TensorRT {known.tensorrt} for Python {known.python}"
+    if known.python in ("3.6", "3.8"):
+        advice = (
+            f"its TensorRT is for Python {known.python}, edgesdk for 3.10 and later: update to JetPack 6 (Orin) or 7, "
+            "or stay with --backend onnxruntime, on the CPU"
+        )
+        return Check("JetPack", "missing", found, advice)
+    if known.python != f"{sys.version_info[0]}.{sys.version_info[1]}":
+        return Check("JetPack", "warn", found, f"use Python {known.python}, or TensorRT cannot be imported")
+    return Check("JetPack", "ok", found)
+
+
+def _gpu() -> Iterator[Check]:
+    yield _tried("GPU", _describe_gpu)
+
+
+def _describe_gpu() -> str:
+    gpu = Gpu.here()
+    shared = ", shares the CPU's memory" if gpu.integrated else ""
+    return f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.num_sms} SMs{shared}"
+
+
+def _tensorrt() -> Iterator[Check]:
+    yield _tried("TensorRT", lambda: _describe_library("tensorrt"))
+
+
+def _rtx() -> Iterator[Check]:
+    yield _tried("TensorRT for RTX", lambda: _describe_library("tensorrt_rtx"))
+
+
+def _describe_library(name: LibraryName) -> str:
+    library = load_library(name)
+    return f"{library.version}, {'strongly' if library.strongly_typed else 'weakly'} typed"
+
+
+def _tried(name: str, describe: Callable[[], str]) -> Check:
+    try:
+        return Check(name, "ok", describe())
+    except MissingExtra as error:
+        return Check(name, "missing", "not installed", str(error))
+    except EdgeSDKError as error:
+        return Check(name, "missing", "not usable", str(error))
+
+
+def _memory() -> Iterator[Check]:
+    free = available_memory()
+    if free is None:
+        yield Check("free memory", "warn", "not known")
+        return
+    little = free < LITTLE_MEMORY
+    advice = "building an engine may be killed; close the desktop, or add a swap file" if little else None
+    yield Check("free memory", "warn" if little else "ok", f"{free >> 20:,} MiB", advice)
+
+
+def _cache() -> Iterator[Check]:
+    folder = cache_folder()
+    above = next(each for each in (folder, *folder.parents) if each.exists())
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        yield Check("cache", "ok", str(folder))
+    else:
+        advice = "set EDGESDK_CACHE to a folder that can be written to"
+        yield Check("cache", "missing", f"{folder} cannot be made or written to", advice)

@@ -1,0 +1,110 @@
+"""Engines that were built before, kept by everything that an engine depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import DataError
+from ..files import cache_folder, write_aside
+from .build import EngineLayer, EngineOptions
+from .gpu import Gpu
+from .library import LibraryName
+from .process import build_apart
+
+__all__ = ["CachedEngine", "EngineRecord", "cached_engine", "engine_key"]
+
+
+class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a kept engine is of.
+
+    Attributes:
+        sha256: of the engine's file.
+        onnx_sha256: of the model that it was built from.
+        library: that built it, and the only one that can run it.
+        version: of the library, in full.
+        gpu: that it was built on; None for an engine that was built for other GPUs.
+        options: what it was built for.
+        layers: of the network.
+    """
+
+    sha256: str
+    onnx_sha256: str
+    library: LibraryName
+    version: str
+    gpu: Gpu | None
+    options: EngineOptions
+    layers: tuple[EngineLayer, ...]
+
+
+class CachedEngine(NamedTuple):
+    """An engine, its record, the file it is kept in, and whether it was there already."""
+
+    content: bytes
+    record: EngineRecord
+    path: Path
+    found: bool
+
+
+def engine_key(onnx: bytes, options: EngineOptions, library: LibraryName, version: str, gpu: Gpu | None) -> str:
+    """Hex SHA-256 of everything that another engine would come of if it changed."""
+    parts = [hashlib.sha256(onnx).hexdigest(), options, library, version, gpu]
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def cached_engine(
+    part: str,
+    onnx: bytes,
+    options: EngineOptions,
+    library: LibraryName,
+    version: str,
+    gpu: Gpu | None,
+    folder: Path | None = None,
+) -> CachedEngine:
+    """The engine that was built of this before, or a new one.
+
+    Args:
+        part: its name, for the file's.
+        onnx: the model's content.
+        options: what the engine is for.
+        library: that builds it.
+        version: of the library.
+        gpu: of this machine; None where ``options.targets`` names others.
+        folder: that engines are kept in; None takes ``engines`` of the cache folder.
+
+    Raises:
+        DataError: a kept engine is damaged, or the folder cannot be written to.
+        DeviceError, BackendError, ConfigError, MissingExtra: as for ``build_apart``.
+    """
+    folder = cache_folder() / "engines" if folder is None else folder
+    path = folder / f"{part}-{engine_key(onnx, options, library, version, gpu)[:32]}.engine"
+    note = path.with_suffix(".json")
+    if path.exists() and note.exists():
+        content = path.read_bytes()
+        try:
+            record = msgspec.json.decode(note.read_bytes(), type=EngineRecord)
+        except msgspec.MsgspecError as error:
+            raise DataError(f"{note}: damaged; remove it to build the engine again") from error
+        if hashlib.sha256(content).hexdigest() != record.sha256:
+            raise DataError(f"{path}: damaged (SHA-256 differs); remove it to build the engine again")
+        return CachedEngine(content, record, path, True)
+    built = build_apart(onnx, options, library)
+    record = EngineRecord(
+        sha256=hashlib.sha256(built.content).hexdigest(),
+        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
+        library=library,
+        version=built.version,
+        gpu=gpu,
+        options=options,
+        layers=built.layers,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_aside(path, built.content)
+        write_aside(note, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    except OSError as error:
+        raise DataError(f"{folder}: the engine cannot be kept there ({error.strerror})") from error
+    return CachedEngine(built.content, record, path, False)

@@ -1,0 +1,92 @@
+"""The TensorRT that is installed: 8.6 to 11, or TensorRT for RTX, which builds without a GPU.
+
+What a version can do is found by looking for names, never by comparing version numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
+
+from ..errors import BackendError, MissingExtra
+
+__all__ = ["LibraryName", "MessageLog", "TensorRT", "load_library"]
+
+LibraryName = Literal["tensorrt", "tensorrt_rtx"]
+
+
+class MessageLog:
+    """What TensorRT had to say, warnings and worse."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def clear(self) -> None:
+        self.messages.clear()
+
+    def text(self) -> str:
+        """All of it on one line, the same message once; what led to an error comes first."""
+        return "; ".join(dict.fromkeys(self.messages))
+
+
+class TensorRT(NamedTuple):
+    """The imported package, its version, the one logger that a process may have, and what that heard."""
+
+    name: LibraryName
+    module: Any
+    version: str
+    logger: Any
+    log: MessageLog
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether a network can be made to keep the types of its ONNX (10.0 on); else flags allow lower precisions."""
+        return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    def network_flags(self) -> int:
+        """Those that every network of ours is created with, as far as this version knows them."""
+        flags = self.module.NetworkDefinitionCreationFlag
+        names = ("EXPLICIT_BATCH", "STRONGLY_TYPED")  # the former until 10, where it is ignored; the latter from 10 on
+        return sum(1 << int(getattr(flags, name)) for name in names if hasattr(flags, name))
+
+
+@functools.cache
+def load_library(name: LibraryName) -> TensorRT:
+    """Import a TensorRT.
+
+    Args:
+        name: ``tensorrt``, or ``tensorrt_rtx`` for TensorRT for RTX.
+
+    Raises:
+        MissingExtra: it is not installed.
+        BackendError: it is installed and cannot be imported.
+    """
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(_how_to_install(name)) from error
+    except (ImportError, OSError) as error:
+        raise BackendError(f"{name} is installed and cannot be imported: {error}") from error
+    log = MessageLog()
+
+    base: Any = module.ILogger
+
+    class Logger(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(base.WARNING):
+                log.messages.append(message.strip())
+
+    return TensorRT(name, module, str(module.__version__), Logger(), log)
+
+
+def _how_to_install(name: LibraryName) -> str:
+    if name == "tensorrt_rtx":
+        return "TensorRT for RTX is not installed: pip install 'edgesdk[rtx]'"
+    return (
+        "TensorRT is not installed for this Python. On a Jetson it comes with JetPack, for the system's Python alone: "
+        "make the virtual environment with --system-site-packages. On a PC: pip install 'edgesdk[tensorrt]'"
+    )

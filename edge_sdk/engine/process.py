@@ -1,0 +1,132 @@
+"""The build in a process of its own: what TensorRT breaks, or the kernel kills for memory, is not this one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from ..errors import BackendError, ConfigError, DeviceError, EdgeSDKError, MissingExtra
+from ..jetson import is_jetson
+from .build import EngineLayer, EngineOptions, build_engine
+from .library import LibraryName, load_library
+
+__all__ = ["BuiltEngine", "available_memory", "build_apart"]
+
+LIBRARY_BYTES = 512 << 20
+WEIGHT_COPIES = 4
+"""What a build takes beside its workspace, as seen with TensorRT for RTX: its libraries, and the weights some times."""
+
+OUT_OF_MEMORY = (
+    "close the desktop (it takes some 800 MB), add a swap file, lower --workspace or --max-batch, or choose fp16"
+)
+
+
+class BuiltEngine(msgspec.Struct, frozen=True):
+    """An engine, the library and version that built it, and the layers it was built from."""
+
+    content: bytes
+    library: LibraryName
+    version: str
+    layers: tuple[EngineLayer, ...]
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    kind: str
+    message: str
+
+
+class _Request(msgspec.Struct, frozen=True):
+    library: LibraryName
+    options: EngineOptions
+    onnx: bytes
+
+
+def build_apart(onnx: bytes, options: EngineOptions, library: LibraryName) -> BuiltEngine:
+    """Build an engine in a child process.
+
+    On a Jetson, whose GPU shares the memory, the workspace is at most half of what is free, unless the options say.
+
+    Args:
+        onnx: the file's content.
+        options: what for.
+        library: to build with.
+
+    Raises:
+        DeviceError: too little memory is free, or the child was killed for it.
+        BackendError: TensorRT refuses the model, or crashed.
+        ConfigError: options that the library does not have.
+        MissingExtra: the library is not installed.
+    """
+    options = _within_memory(onnx, options)
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer"
+        done = subprocess.run(  # noqa: S603  (our own module)
+            [sys.executable, "-m", __name__, str(answer)],
+            input=msgspec.msgpack.encode(_Request(library, options, onnx)),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return msgspec.msgpack.decode(answer.read_bytes(), type=BuiltEngine)
+        if done.returncode == 1 and answer.exists():
+            failed = msgspec.msgpack.decode(answer.read_bytes(), type=_Failed)
+            kinds = {kind.__name__: kind for kind in (BackendError, ConfigError, DeviceError, MissingExtra)}
+            raise kinds.get(failed.kind, BackendError)(failed.message)
+    raise _died(done.returncode, done.stderr.decode(errors="replace"))
+
+
+def _within_memory(onnx: bytes, options: EngineOptions) -> EngineOptions:
+    free = available_memory()
+    if free is None:
+        return options
+    needed = LIBRARY_BYTES + WEIGHT_COPIES * len(onnx)
+    if free < needed:
+        raise DeviceError(
+            f"{free >> 20} MiB of memory are free, building this engine takes about {needed >> 20} MiB; {OUT_OF_MEMORY}"
+        )
+    if options.workspace_bytes is None and is_jetson():
+        return msgspec.structs.replace(options, workspace_bytes=free // 2)
+    return options
+
+
+def available_memory() -> int | None:
+    """Bytes that a new process can have without swapping; None where the operating system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            found = [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
+    except OSError:
+        return None
+    return found[0] if found else None
+
+
+def _died(status: int, text: str) -> EdgeSDKError:
+    last = text.strip().splitlines()[-1:]
+    if status == -signal.SIGKILL:
+        return DeviceError(
+            f"the process that built the engine was killed, most likely for want of memory; {OUT_OF_MEMORY}"
+        )
+    if status < 0:
+        name = signal.Signals(-status).name
+        return BackendError(f"TensorRT crashed while it built the engine ({name}); {''.join(last)}".rstrip("; "))
+    return BackendError(f"the process that builds engines failed with status {status}: {''.join(last)}")
+
+
+def _main(answer: Path) -> int:
+    request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)
+    try:
+        library = load_library(request.library)
+        content, layers = build_engine(request.onnx, request.options, library)
+    except EdgeSDKError as error:
+        answer.write_bytes(msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
+        return 1
+    answer.write_bytes(msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1])))

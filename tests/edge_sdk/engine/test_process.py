@@ -1,0 +1,71 @@
+import signal
+import subprocess
+from importlib.util import find_spec
+
+import pytest
+
+import edge_sdk.engine.process as process
+from edge_sdk.bundle import open_party
+from edge_sdk.engine.build import EngineOptions
+from edge_sdk.errors import BackendError, ConfigError, DeviceError, MissingExtra
+
+ONE = EngineOptions(targets=("sm_89",))
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle):
+    opened = open_party(bundle / "edge")
+    return opened.onnx(opened.manifest.parts[0])
+
+
+def test_the_child_gives_engine_and_layers(rtx, encoder):
+    built = process.build_apart(encoder, ONE, "tensorrt_rtx")
+    assert built.content.startswith(b"vtrt")
+    assert (built.library, built.version) == ("tensorrt_rtx", rtx.version)
+    assert any(layer.kind == "CONVOLUTION" for layer in built.layers)
+
+
+@pytest.mark.parametrize(
+    ("onnx", "targets", "kind", "words"),
+    [
+        (b"no model", ("sm_89",), BackendError, "cannot read the model"),
+        (None, ("sm_1",), ConfigError, "no target sm_1"),
+    ],
+)
+def test_the_childs_errors_are_raised_here(rtx, encoder, onnx, targets, kind, words):
+    with pytest.raises(kind, match=words):
+        process.build_apart(onnx or encoder, EngineOptions(targets=targets), "tensorrt_rtx")
+
+
+def test_a_library_that_is_not_there_is_named(encoder):
+    if find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    with pytest.raises(MissingExtra, match=r"JetPack.*--system-site-packages"):
+        process.build_apart(encoder, EngineOptions(), "tensorrt")
+
+
+def test_too_little_memory_is_said_before_the_build(encoder, monkeypatch):
+    monkeypatch.setattr(process, "available_memory", lambda: 100 << 20)
+    with pytest.raises(DeviceError, match=r"100 MiB of memory are free.*takes about 51\d MiB; close the desktop"):
+        process.build_apart(encoder, ONE, "tensorrt_rtx")
+
+
+def test_a_jetsons_workspace_is_half_of_what_is_free(encoder, monkeypatch):
+    monkeypatch.setattr(process, "available_memory", lambda: 4 << 30)
+    monkeypatch.setattr(process, "is_jetson", lambda: True)
+    assert process._within_memory(encoder, ONE).workspace_bytes == 2 << 30
+    asked = EngineOptions(workspace_bytes=1 << 20)
+    assert process._within_memory(encoder, asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [(signal.SIGKILL, DeviceError, "want of memory; close the desktop"), (signal.SIGSEGV, BackendError, "SIGSEGV")],
+)
+def test_a_killed_build_says_what_to_do(encoder, monkeypatch, number, kind, words):
+    """The real child, which the kernel or a fault of TensorRT's ends: here, itself."""
+    run = subprocess.run
+    suicide = f"import os, sys; sys.stdin.buffer.read(); os.kill(os.getpid(), {int(number)})"
+    monkeypatch.setattr(subprocess, "run", lambda command, **rest: run([command[0], "-c", suicide], **rest))
+    with pytest.raises(kind, match=words):
+        process.build_apart(encoder, ONE, "tensorrt_rtx")

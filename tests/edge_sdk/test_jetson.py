@@ -1,0 +1,72 @@
+import pytest
+
+from edge_sdk import jetson
+from edge_sdk.doctor import _jetpack, examine
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "name", "python"),
+    [
+        ("# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t186ref, EABI: aarch64, DATE: x", "32.7.1", "4", "3.6"),
+        ("# R35 (release), REVISION: 4.1, GCID: 1, BOARD: t186ref, EABI: aarch64, DATE: x", "35.4.1", "5", "3.8"),
+        ("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x", "36.4.3", "6", "3.10"),
+        ("# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x", "39.2.0", "7.2", "3.12"),
+    ],
+)
+def test_the_jetpack_is_known_by_its_l4t(release, version, name, python):
+    assert jetson.l4t_version(release) == version
+    assert jetson.jetpack(version)[:2] == (name, python)
+
+
+def test_what_is_no_release_is_none():
+    assert jetson.l4t_version("Debian GNU/Linux") is None
+    assert jetson.jetpack("99.1") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("NV Power Mode: MAXN\n0\n", "MAXN"),
+        ("NV Fan Mode:quiet\nNV Power Mode: MODE_15W_6CORE\n2\n", "MODE_15W_6CORE"),
+        ("NVPM ERROR: no permission\n", None),
+    ],
+)
+def test_the_power_mode_is_read_from_nvpmodels_answer(text, mode):
+    assert jetson.nvpmodel_mode(text) == mode
+
+
+@pytest.mark.parametrize("name", ["17000000.gpu", "17000000.ga10b", "57000000.gpu", "gpu-gpc-0"])
+def test_the_gpus_clock_is_read_from_sysfs(tmp_path, name):
+    for folder, hertz in (("1-emc", (1, 1, 1)), (name, (306_000_000, 306_000_000, 1_020_000_000))):
+        (tmp_path / "class" / "devfreq" / folder).mkdir(parents=True)
+        for kind, value in zip(("cur", "min", "max"), hertz, strict=True):
+            (tmp_path / "class" / "devfreq" / folder / f"{kind}_freq").write_text(f"{value}\n")
+    clock = jetson.gpu_clock(tmp_path)
+    assert clock == (306, 306, 1020)
+    assert not clock.locked
+    (tmp_path / "class" / "devfreq" / name / "cur_freq").write_text("")
+    assert jetson.gpu_clock(tmp_path) is None
+
+
+def test_jetpack_5_is_told_what_to_do():
+    check = _jetpack("35.4.1", jetson.jetpack("35.4.1"))
+    assert check.state == "missing"
+    assert "Python 3.8, edgesdk for 3.10" in check.advice
+    assert "update to JetPack 6" in check.advice
+
+
+def test_every_check_that_is_not_right_says_what_to_do():
+    checks = {check.name: check for check in examine()}
+    assert {"Python", "ONNX Runtime", "machine", "GPU", "TensorRT", "free memory", "cache"} <= set(checks)
+    assert checks["ONNX Runtime"].state == "ok"
+    assert all(check.advice for check in checks.values() if check.state == "missing")
+
+
+def test_a_jetsons_checks(tmp_path, monkeypatch):
+    release = tmp_path / "nv_tegra_release"
+    release.write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x\n")
+    monkeypatch.setattr(jetson, "RELEASE_FILE", release)
+    checks = {check.name: check for check in examine()}
+    assert checks["JetPack"].found == "6 (L4T 36.4.3), with TensorRT 8.6 to 10.3 for Python 3.10"
+    assert checks["power mode"].state == "warn"  # no nvpmodel here
+    assert checks["GPU clock"].state == "warn"
