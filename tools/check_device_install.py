@@ -88,8 +88,8 @@ def _same(place: str, command: Command, run: list[str], profile: list[str], expe
     machine = report["machine"]
     print(
         f"{place}: {machine['system']}, Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}: "
-        f"probabilities of {len(answers[0])} images differ by {worst:.1e} at most (limit {TOLERANCE:g}), the encoder's cost is "
-        f"{'the same' if same_cost else 'ANOTHER'}",
+        f"probabilities of {len(answers[0])} images differ by {worst:.1e} at most (limit {TOLERANCE:g}), the encoder's "
+        f"cost is {'the same' if same_cost else 'ANOTHER'}",
         flush=True,
     )
     return worst <= TOLERANCE and same_cost
