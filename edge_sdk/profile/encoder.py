@@ -3,35 +3,69 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from ..backends import DEFAULT_EXECUTION, BackendName, Execution, Precision, open_backend
+from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, Precision, open_backend
 from ..bundle import EDGE, Cost, Part, PartyBundle, open_party
+from ..tensors import Array
+from .conditions import Conditions
 from .feeds import random_feeds
+from .layers import layer_times
 from .machine import Machine
 from .memory import peak_memory_bytes
+from .power import Energy, PowerSampler, Rail, find_rails
 from .stats import LatencyStats
 
-__all__ = ["PartProfile", "ProfileReport", "Ratio", "profile_edge"]
+__all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "profile_edge"]
+
+CHECK_ROUNDS = 50
+"""Rounds between looks at whether the medians are steady."""
+
+IDLE_S, ENERGY_S = 2.0, 5.0
+"""How long rails are read with nothing running, and with a part running."""
+
+
+class PartEnergy(msgspec.Struct, frozen=True):
+    """What one run of a part draws, mJ by rail: as it is, and above what the idle machine draws."""
+
+    num_runs: int
+    total_rail: str | None
+    run_mj: dict[str, float]
+    above_idle_mj: dict[str, float]
 
 
 class PartProfile(msgspec.Struct, frozen=True):
     """One network that the device runs.
 
-    ``cost`` is for one image, counted from the graph; latency and memory are measured, for a batch. ``latency`` is one
-    run of the backend, from arrays in memory to arrays in memory; ``samples_ms`` its raw samples.
-    ``peak_memory_bytes`` is what loading and running add to a process; None where the system does not tell.
+    Attributes:
+        name: of the part.
+        cost: for one image, counted from the graph.
+        wire_bytes: that its outputs have for one image.
+        load_ms: from the file's content to a model that can run; on a GPU an engine may be built in it.
+        first_run_ms: of a batch, apart from the others: libraries set themselves up in it.
+        latency: of one run of a batch, from arrays in memory to arrays in memory, copies to a GPU and back included.
+        samples_ms: the same, run by run.
+        throughput: images a second, one run after the other.
+        layer_ms: of a run that fuses no layers, by the ONNX node's name; empty on a GPU.
+        peak_memory_bytes: that loading and running add to a process; None where the system does not tell.
+        energy: None where the machine has no power monitor.
     """
 
     name: str
     cost: Cost
     wire_bytes: int
+    load_ms: float
+    first_run_ms: float
     latency: LatencyStats
     samples_ms: list[float]
+    throughput: float
+    layer_ms: dict[str, float]
     peak_memory_bytes: int | None
+    energy: PartEnergy | None
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -50,7 +84,8 @@ class Ratio(msgspec.Struct, frozen=True):
 class ProfileReport(msgspec.Struct, frozen=True):
     """Everything measured here; ``undefended`` and ``ratio`` are None for the undefended baseline itself.
 
-    ``after`` are the device's parts that follow the servers' answers. ``wire_bytes_by_server`` is for one image.
+    ``after`` are the device's parts that follow the servers' answers. ``wire_bytes_by_server`` is for one image;
+    ``begin`` and ``end`` are the conditions before the first timed run and after the last.
     """
 
     bundle_id: str
@@ -61,11 +96,22 @@ class ProfileReport(msgspec.Struct, frozen=True):
     batch: int
     num_threads: int | None
     seed: int
+    begin: Conditions
+    end: Conditions
     encoder: PartProfile
     after: list[PartProfile]
     wire_bytes_by_server: dict[str, int]
     undefended: PartProfile | None
     ratio: Ratio | None
+
+
+class _Loaded(NamedTuple):
+    part: Part
+    backend: Backend
+    feeds: Mapping[str, Array]
+    load_ms: float
+    first_run_ms: float
+    samples: list[float]
 
 
 def profile_edge(
@@ -74,6 +120,7 @@ def profile_edge(
     batch: int = 1,
     runs: int = 200,
     warmup: int = 20,
+    until_stable: bool = False,
     execution: Execution = DEFAULT_EXECUTION,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ProfileReport:
@@ -84,6 +131,7 @@ def profile_edge(
         batch: images a run.
         runs: timed runs of each part.
         warmup: runs before that, not counted.
+        until_stable: stop before ``runs`` once every part's median is known to 2 % either way, with 95 % confidence.
         execution: how the parts are run.
         progress: called with the rounds done and in all.
 
@@ -97,21 +145,15 @@ def profile_edge(
     own = [part for part in manifest.parts if part.placement == EDGE]
     parts = [*own, *([manifest.reference] if manifest.reference else [])]
     execution = execution._replace(max_batch=batch)
-    backends = [open_backend(part, bundle, execution) for part in parts]
-    feeds = [random_feeds(backend.inputs, batch) for backend in backends]
-    samples: list[list[float]] = [[] for _ in parts]
-    for i in range(warmup + runs):
-        # In turns, so that a change of the machine's speed meets both.
-        for backend, feed, times in zip(backends, feeds, samples, strict=True):
-            start = time.perf_counter()
-            backend.run(feed)
-            times.append((time.perf_counter() - start) * 1e3)
-        progress(i + 1, warmup + runs)
-    for backend in backends:
-        backend.close()
+    loaded = [_load(part, bundle, execution, batch) for part in parts]
+    begin = Conditions.now()
+    _time_in_turns(loaded, warmup, runs, until_stable, progress)
+    end = Conditions.now()
+    energies = _energies(loaded, find_rails())
+    for each in loaded:
+        each.backend.close()
     profiles = [
-        _profile(part, times[warmup:], warmup, _peak_memory(bundle, part, batch, execution))
-        for part, times in zip(parts, samples, strict=True)
+        _profile(each, warmup, batch, bundle, execution, energy) for each, energy in zip(loaded, energies, strict=True)
     ]
     undefended = profiles[-1] if manifest.reference else None
     return ProfileReport(
@@ -123,6 +165,8 @@ def profile_edge(
         batch=batch,
         num_threads=execution.num_threads,
         seed=0,
+        begin=begin,
+        end=end,
         encoder=profiles[0],
         after=profiles[1 : len(own)],
         wire_bytes_by_server={server: manifest.bytes_to(server) for server in manifest.servers},
@@ -131,18 +175,77 @@ def profile_edge(
     )
 
 
-def _peak_memory(bundle: PartyBundle, part: Part, batch: int, execution: Execution) -> int | None:
-    """None on a GPU: what a process has resident says nothing of the GPU's memory."""
-    if execution.backend != "onnxruntime":
-        return None
-    return peak_memory_bytes(bundle.onnx(part, execution.precision), batch, execution.num_threads)
+def _load(part: Part, bundle: PartyBundle, execution: Execution, batch: int) -> _Loaded:
+    begin = time.perf_counter()
+    backend = open_backend(part, bundle, execution)
+    there = time.perf_counter()
+    feeds = random_feeds(backend.inputs, batch)
+    return _Loaded(part, backend, feeds, (there - begin) * 1e3, _run_ms(backend, feeds), [])
 
 
-def _profile(part: Part, samples: list[float], warmup: int, memory: int | None) -> PartProfile:
+def _time_in_turns(
+    loaded: Sequence[_Loaded], warmup: int, runs: int, until_stable: bool, progress: Callable[[int, int], None]
+) -> None:
+    """In turns, so that a change of the machine's speed meets all parts."""
+    for i in range(warmup + runs):
+        for each in loaded:
+            took = _run_ms(each.backend, each.feeds)
+            if i >= warmup:
+                each.samples.append(took)
+        progress(i + 1, warmup + runs)
+        measured = i + 1 - warmup
+        look = until_stable and measured > 0 and measured % CHECK_ROUNDS == 0
+        if look and all(LatencyStats.of(each.samples, warmup).steady for each in loaded):
+            return
+
+
+def _run_ms(backend: Backend, feeds: Mapping[str, Array]) -> float:
+    begin = time.perf_counter()
+    backend.run(feeds)
+    return (time.perf_counter() - begin) * 1e3
+
+
+def _energies(loaded: Sequence[_Loaded], rails: Sequence[Rail]) -> list[PartEnergy | None]:
+    """Part by part, because rails tell no parts apart."""
+    if not rails:
+        return [None] * len(loaded)
+    with PowerSampler(rails) as sampler:
+        time.sleep(IDLE_S)
+    idle = sampler.energy()
+    return [_energy(each, rails, idle) for each in loaded]
+
+
+def _energy(loaded: _Loaded, rails: Sequence[Rail], idle: Energy) -> PartEnergy:
+    runs, begin = 0, time.monotonic()
+    with PowerSampler(rails) as sampler:
+        while time.monotonic() - begin < ENERGY_S:
+            loaded.backend.run(loaded.feeds)
+            runs += 1
+    found = sampler.energy()
+    return PartEnergy(runs, found.total_rail, found.per_run_mj(runs), found.per_run_mj(runs, idle))
+
+
+def _profile(
+    loaded: _Loaded, warmup: int, batch: int, bundle: PartyBundle, execution: Execution, energy: PartEnergy | None
+) -> PartProfile:
+    part, samples = loaded.part, loaded.samples
     if part.cost is None:
         raise AssertionError(f"part {part.name} has a file and no cost")  # export writes both
-    wire = sum(spec.bytes_per_sample for spec in part.outputs)
-    return PartProfile(part.name, part.cost, wire, LatencyStats.of(samples, warmup), samples, memory)
+    on_cpu = execution.backend == "onnxruntime"
+    onnx = bundle.onnx(part, execution.precision)
+    return PartProfile(
+        name=part.name,
+        cost=part.cost,
+        wire_bytes=sum(spec.bytes_per_sample for spec in part.outputs),
+        load_ms=loaded.load_ms,
+        first_run_ms=loaded.first_run_ms,
+        latency=LatencyStats.of(samples, warmup),
+        samples_ms=samples,
+        throughput=batch * len(samples) / sum(samples) * 1e3,
+        layer_ms=layer_times(onnx, loaded.feeds, num_threads=execution.num_threads) if on_cpu else {},
+        peak_memory_bytes=peak_memory_bytes(onnx, batch, execution.num_threads) if on_cpu else None,
+        energy=energy,
+    )
 
 
 def _ratio(undefended: PartProfile, defended: list[PartProfile]) -> Ratio:

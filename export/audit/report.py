@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from edge_sdk.errors import needs_extra
-from edge_sdk.files import write_aside
+from edge_sdk.page import write_page
 
 from ..data import Splits
 from ..defenses import BASELINE, defense_class
@@ -58,12 +57,11 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         MissingExtra: Jinja2 or matplotlib is not installed.
         DataError: the pictures are not there.
     """
-    with needs_extra("audit", "the audit's page"):
-        import jinja2
-        import matplotlib  # noqa: F401
     undefended = next((each for each in others if each.defense == BASELINE), None)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(
+    path = out / REPORT_FILE
+    write_page(
+        TEMPLATE,
+        path,
         report=report,
         paper=defense_class(report.defense).paper,
         undefended=undefended,
@@ -72,8 +70,6 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         assumed=ASSUMED,
         not_tried=NOT_TRIED,
     )
-    path = out / REPORT_FILE
-    write_aside(path, page.encode())
     return path
 
 

@@ -1,0 +1,86 @@
+"""What a measurement was made under: power mode, clocks, temperatures, and whether the machine held itself back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from ..jetson import gpu_clock, is_jetson, power_mode
+
+__all__ = ["Conditions"]
+
+
+class Conditions(msgspec.Struct, frozen=True):
+    """At one moment; None or empty where the machine does not tell.
+
+    Attributes:
+        power_mode: a Jetson's, by name.
+        gpu_mhz: a Jetson's GPU clock: now, lowest and highest allowed.
+        cpu_mhz: the first CPU's clock: now, lowest and highest allowed.
+        temperatures_c: by thermal zone.
+        alarms: rails whose current is over its limit, so that the module lowers its clocks.
+    """
+
+    power_mode: str | None
+    gpu_mhz: tuple[int, int, int] | None
+    cpu_mhz: tuple[int, int, int] | None
+    temperatures_c: dict[str, float]
+    alarms: list[str]
+
+    @classmethod
+    def now(cls, root: Path = Path("/")) -> Conditions:
+        """Of this machine.
+
+        Args:
+            root: of the file system.
+        """
+        sysfs = root / "sys"
+        clock = gpu_clock(sysfs)
+        return cls(
+            power_mode=power_mode() if is_jetson() else None,
+            gpu_mhz=None if clock is None else (clock.now, clock.lowest, clock.highest),
+            cpu_mhz=_cpu_mhz(sysfs),
+            temperatures_c=_temperatures(sysfs),
+            alarms=_alarms(sysfs),
+        )
+
+
+def _cpu_mhz(sysfs: Path) -> tuple[int, int, int] | None:
+    folder = sysfs / "devices" / "system" / "cpu" / "cpu0" / "cpufreq"
+    found = [_number(folder / f"scaling_{name}_freq") for name in ("cur", "min", "max")]
+    now, lowest, highest = (None if each is None else each // 1000 for each in found)  # files are in kHz
+    return None if now is None or lowest is None or highest is None else (now, lowest, highest)
+
+
+def _temperatures(sysfs: Path) -> dict[str, float]:
+    """A zone that is switched off cannot be read, or reads some -256 C; a PMIC's constant 100 C says nothing."""
+    temperatures = {}
+    for zone in sorted((sysfs / "devices" / "virtual" / "thermal").glob("thermal_zone*")):
+        name, millidegrees = _text(zone / "type"), _number(zone / "temp")
+        if name and millidegrees is not None and millidegrees > -100_000 and not name.startswith("PMIC"):
+            temperatures[name] = millidegrees / 1000
+    return temperatures
+
+
+def _alarms(sysfs: Path) -> list[str]:
+    return [
+        _text(folder / f"in{n}_label") or f"{folder.name} channel {n}"
+        for folder in sorted((sysfs / "bus" / "i2c" / "drivers").glob("ina3221/*/hwmon/hwmon*"))
+        for n in (1, 2, 3)
+        if any(_number(folder / f"curr{n}_{kind}_alarm") for kind in ("max", "crit"))
+    ]
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,74 @@
+"""A profile as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import DataError
+from ..page import write_page
+from .encoder import PartProfile, ProfileReport
+from .plots import latency_histogram, layer_bars, roofline
+from .roofline import layer_points, measured_roofs
+from .stats import UNSTEADY
+
+__all__ = ["write_html"]
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+def write_html(report: ProfileReport, path: Path) -> None:
+    """Draw the page.
+
+    Args:
+        report: to draw.
+        path: the page's.
+
+    Raises:
+        MissingExtra: Jinja2 or matplotlib is not installed.
+        DataError: the page cannot be written.
+    """
+    parts = named_parts(report)
+    points = layer_points(report.encoder.cost.layers, report.encoder.layer_ms, report.batch)
+    roofs = measured_roofs() if points else None
+    try:
+        write_page(
+            TEMPLATE,
+            path,
+            report=report,
+            parts=parts,
+            unsteady=[name for name, part in parts if part.latency.variation > UNSTEADY],
+            histogram=latency_histogram(parts),
+            layers=_layers(report.encoder, report.batch),
+            bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
+            roofs=roofs,
+            roofline=roofline(points, roofs) if roofs else None,
+        )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def named_parts(report: ProfileReport) -> list[tuple[str, PartProfile]]:
+    """The device's parts in the order they run, and the undefended encoder."""
+    named = [("encoder", report.encoder), *((part.name, part) for part in report.after)]
+    return [*named, ("undefended", report.undefended)] if report.undefended else named
+
+
+def _layers(part: PartProfile, batch: int) -> list[dict[str, object]]:
+    """Every layer that does something or takes time: cost beside time."""
+    whole = sum(part.layer_ms.values())
+    rows = []
+    for layer in part.cost.layers:
+        took = part.layer_ms.get(layer.name)
+        if layer.flops or layer.other_ops or took:
+            rows.append(
+                {
+                    "name": layer.name,
+                    "op": layer.op,
+                    "output": "x".join(str(size) for size in layer.output_shape[1:]),
+                    "mflop": layer.flops * batch / 1e6,
+                    "bytes": layer.weight_bytes + 4 * layer.activation_elements * batch,
+                    "ms": took,
+                    "share": took / whole if took is not None and whole else None,
+                }
+            )
+    return rows

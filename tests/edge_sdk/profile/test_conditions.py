@@ -1,0 +1,30 @@
+from edge_sdk.profile.conditions import Conditions
+
+
+def _write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")
+
+
+def test_a_jetsons_conditions_are_read_from_its_files(tmp_path):
+    for name, hertz in (("cur", 1_020_000_000), ("min", 1_020_000_000), ("max", 1_020_000_000)):
+        _write(tmp_path / "sys/class/devfreq/17000000.gpu" / f"{name}_freq", hertz)
+    for name, kilohertz in (("cur", 1_728_000), ("min", 729_600), ("max", 1_728_000)):
+        _write(tmp_path / "sys/devices/system/cpu/cpu0/cpufreq" / f"scaling_{name}_freq", kilohertz)
+    zones = (("cpu-thermal", "48906"), ("cv0-thermal", "-256000"), ("PMIC-Die", "100000"), ("tj-thermal", ""))
+    for i, (name, temperature) in enumerate(zones):
+        _write(tmp_path / f"sys/devices/virtual/thermal/thermal_zone{i}/type", name)
+        _write(tmp_path / f"sys/devices/virtual/thermal/thermal_zone{i}/temp", temperature)
+    monitor = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    for n, label in ((1, "VDD_IN"), (2, "VDD_CPU_GPU_CV")):
+        _write(monitor / f"in{n}_label", label)
+        _write(monitor / f"curr{n}_max_alarm", int(n == 1))
+    conditions = Conditions.now(tmp_path)
+    assert conditions.gpu_mhz == (1020, 1020, 1020)
+    assert conditions.cpu_mhz == (1728, 729, 1728)
+    assert conditions.temperatures_c == {"cpu-thermal": 48.906}
+    assert conditions.alarms == ["VDD_IN"]
+
+
+def test_a_machine_that_tells_nothing_is_no_error(tmp_path):
+    assert Conditions.now(tmp_path) == Conditions(None, None, None, {}, [])

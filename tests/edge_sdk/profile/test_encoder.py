@@ -1,0 +1,91 @@
+import json
+import re
+
+import pytest
+
+from edge_sdk.bundle import LayerCost, open_party
+from edge_sdk.profile.encoder import profile_edge
+from edge_sdk.profile.report import write_html
+from edge_sdk.profile.roofline import layer_points, measured_roofs
+
+from ...conftest import assert_one_line_error, edgesdk_here
+
+
+@pytest.fixture(scope="module")
+def report(bundle):
+    return profile_edge(bundle / "edge", runs=30, warmup=2)
+
+
+def test_every_layer_is_timed_under_its_onnx_name(report, bundle):
+    heavy = {layer.name for layer in report.encoder.cost.layers if layer.flops}
+    assert heavy <= set(report.encoder.layer_ms)
+    assert all(took >= 0 for took in report.encoder.layer_ms.values())
+    assert report.undefended.layer_ms
+    assert open_party(bundle / "edge").manifest.bundle_id == report.bundle_id
+
+
+def test_loading_and_the_first_run_stand_apart(report):
+    assert report.encoder.load_ms > 0
+    assert report.encoder.first_run_ms > 0
+    assert report.encoder.latency.num_samples == len(report.encoder.samples_ms) == 30
+    assert report.encoder.throughput == pytest.approx(30 / sum(report.encoder.samples_ms) * 1e3)
+    assert report.encoder.energy is None  # no power monitor here
+
+
+def test_until_stable_stops_early_or_at_the_cap(bundle):
+    done = []
+    long = profile_edge(
+        bundle / "edge", runs=400, warmup=0, until_stable=True, progress=lambda i, total: done.append((i, total))
+    )
+    count = long.encoder.latency.num_samples
+    assert count == len(done)
+    assert count == 400 or (count % 50 == 0 and long.encoder.latency.steady and long.undefended.latency.steady)
+
+
+def test_a_layers_place_under_the_roof():
+    layer = LayerCost("conv", "Conv", 1000, 0, 10, 40, 90, (1, 2, 3))
+    silent = LayerCost("relu", "Relu", 0, 5, 0, 0, 10, (1, 2, 3))
+    (point,) = layer_points((layer, silent), {"conv": 0.5, "relu": 0.1}, batch=2)
+    assert point == ("conv", 2000, 2000 / (40 + 4 * 90 * 2), 2000 / 0.5e-3)
+
+
+def test_the_machines_roofs_are_measured():
+    roofs = measured_roofs()
+    assert 1e9 < roofs.flops < 1e14
+    assert 1e8 < roofs.bytes_per_second < 1e13
+
+
+def test_the_page_needs_nothing_else(report, tmp_path):
+    write_html(report, tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("<svg") == 3
+    assert f"{report.encoder.latency.p50_ms:.3f} ms" in page
+    assert "tells neither clocks nor temperatures" in page or "MHz" in page or "°C" in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "<script" not in page
+
+
+def test_reports_are_compared_with_the_first(bundle, tmp_path):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, more in zip(paths, ([], ["--precision", "fp16"]), strict=True):
+        done = edgesdk_here("profile", bundle / "edge", "--runs", "5", "--json", path, *more)
+        assert done.returncode == 0, done.stderr
+    table = edgesdk_here("profile", "--compare", *paths)
+    assert table.returncode == 0
+    assert "fp32, batch 1" in table.stdout
+    assert "fp16, batch 1" in table.stdout
+    assert "NOT THE SAME MACHINE" not in table.stdout
+    other = json.loads(paths[1].read_text())
+    other["machine"]["processor"] = "another"
+    paths[1].write_text(json.dumps(other))
+    assert "NOT THE SAME MACHINE" in edgesdk_here("profile", "--compare", *paths).stdout
+    paths[1].write_text("{}")
+    assert_one_line_error(edgesdk_here("profile", "--compare", *paths), "no report of edgesdk profile --json")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["a", "b"], ["a", "--html", "x", "--device", "nano"], ["--compare"], ["a", "--html", "x", "--compare"]],
+)
+def test_options_that_do_not_go_together_are_wrong_usage(arguments):
+    assert edgesdk_here("profile", *arguments).returncode == 2
