@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
+from statistics import median
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +21,7 @@ from ..engine.library import load_library
 from ..errors import BackendError
 from ..tensors import Array, TensorSpec
 
-__all__ = ["TensorRTBackend"]
+__all__ = ["GpuTimes", "TensorRTBackend"]
 
 _TYPES = {
     "BOOL": "BOOL",
@@ -28,6 +32,16 @@ _TYPES = {
     "INT8": "INT8",
     "UINT8": "UINT8",
 }
+
+
+class GpuTimes(NamedTuple):
+    """Milliseconds of one run, named as trtexec names them: the host's part of starting it, and CUDA events around the
+    copies to the GPU, the layers, and the copies back. Copies take no time where memory is shared."""
+
+    enqueue_ms: float
+    h2d_ms: float
+    gpu_compute_ms: float
+    d2h_ms: float
 
 
 class TensorRTBackend:
@@ -75,19 +89,66 @@ class TensorRTBackend:
                 self._execution.set_tensor_address(each, buffer.pointer)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        with self._lock, self._current():
+            views = self._start(feeds, lambda: None)
+            self._stream.synchronize()
+            return {name: view.copy() for name, view in views.items()}
+
+    def timed_run(self, feeds: Mapping[str, Array]) -> GpuTimes:
+        """One run, timed on the GPU.
+
+        Raises:
+            BackendError: as ``run``.
+        """
+        with self._lock, self._current():
+            events = [self._cuda.Event() for _ in range(4)]
+            waiting = iter(events)
+            begin = time.perf_counter()
+            self._start(feeds, lambda: next(waiting).record(self._stream))
+            enqueued = time.perf_counter()
+            self._stream.synchronize()
+            steps = [after.time_since(before) for before, after in pairwise(events)]
+            return GpuTimes((enqueued - begin) * 1e3, *steps)
+
+    def layer_times(self, feeds: Mapping[str, Array], runs: int = 30) -> dict[str, float]:
+        """Median milliseconds of each layer of the engine, by TensorRT's profiler; layers are fused ones.
+
+        Raises:
+            BackendError: as ``run``.
+        """
+        times: dict[str, list[float]] = defaultdict(list)
+        base: Any = load_library("tensorrt").module.IProfiler
+
+        class Profiler(base):  # type: ignore[misc]
+            def __init__(self) -> None:
+                base.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                times[layer_name].append(ms)
+
+        self._execution.profiler = Profiler()
+        for _ in range(runs):
+            self.run(feeds)
+        return {name: median(each) for name, each in times.items()}
+
+    def _start(self, feeds: Mapping[str, Array], mark: Callable[[], None]) -> dict[str, Array]:
+        """Put a run on the stream; gives views that hold its outputs once the stream is through. ``mark`` is called
+        before and after the copies to the GPU, the layers, and the copies back."""
         batch = len(next(iter(feeds.values())))
         if batch > self._max_batch:
             raise BackendError(f"the engine was built for batch {self._max_batch} at most, got {batch}")
-        with self._lock, self._current():
-            for spec in self.inputs:
-                self._buffers[spec.name].write(feeds[spec.name], self._stream)
-                if not self._execution.set_input_shape(spec.name, feeds[spec.name].shape):
-                    raise BackendError(f"TensorRT refuses {spec.name!r} of shape {feeds[spec.name].shape}")
-            if not self._execution.execute_async_v3(self._stream.handle):
-                raise BackendError(f"TensorRT failed: {load_library('tensorrt').log.text()}")
-            views = {spec.name: self._buffers[spec.name].read(batch, self._stream) for spec in self.outputs}
-            self._stream.synchronize()
-            return {name: view.copy() for name, view in views.items()}
+        mark()
+        for spec in self.inputs:
+            self._buffers[spec.name].write(feeds[spec.name], self._stream)
+            if not self._execution.set_input_shape(spec.name, feeds[spec.name].shape):
+                raise BackendError(f"TensorRT refuses {spec.name!r} of shape {feeds[spec.name].shape}")
+        mark()
+        if not self._execution.execute_async_v3(self._stream.handle):
+            raise BackendError(f"TensorRT failed: {load_library('tensorrt').log.text()}")
+        mark()
+        views = {spec.name: self._buffers[spec.name].read(batch, self._stream) for spec in self.outputs}
+        mark()
+        return views
 
     def close(self) -> None:
         with self._current():

@@ -43,6 +43,8 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         row("latency p50, ms", [f"{p.latency.p50_ms:.3f}" for p in each], ratio.latency_p50 if ratio else None),
         row("- 95 % interval", [f"{p.latency.p50_low_ms:.3f} to {p.latency.p50_high_ms:.3f}" for p in each]),
         *(row(f"latency {name}, ms", [f"{getattr(p.latency, field):.3f}" for p in each]) for name, field in STATISTICS),
+        *(row(f"{name.removesuffix('_ms')} p50, ms", [f"{p.gpu[name].p50_ms:.3f}" for p in each])
+          for name in report.encoder.gpu),
         row("first run, ms", [f"{p.first_run_ms:.3f}" for p in each]),
         row("images a second", [f"{p.throughput:,.0f}" for p in each]),
         *(row(f"{rail}, mJ a run (above idle)", [_energy(p, rail) for p in each]) for rail in _rails(report)),

@@ -25,6 +25,9 @@ __all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "profile_edge"
 CHECK_ROUNDS = 50
 """Rounds between looks at whether the medians are steady."""
 
+GPU_RUNS = 200
+"""Runs that are timed step by step on the GPU, after those whose latency is reported."""
+
 IDLE_S, ENERGY_S = 2.0, 5.0
 """How long rails are read with nothing running, and with a part running."""
 
@@ -50,7 +53,8 @@ class PartProfile(msgspec.Struct, frozen=True):
         latency: of one run of a batch, from arrays in memory to arrays in memory, copies to a GPU and back included.
         samples_ms: the same, run by run.
         throughput: images a second, one run after the other.
-        layer_ms: of a run that fuses no layers, by the ONNX node's name; empty on a GPU.
+        layer_ms: by layer: on a CPU of a run that fuses none, by the ONNX node's name; on a GPU of the engine's own.
+        gpu: times of a run's steps, by trtexec's names; empty on a CPU.
         peak_memory_bytes: that loading and running add to a process; None where the system does not tell.
         energy: None where the machine has no power monitor.
     """
@@ -64,6 +68,7 @@ class PartProfile(msgspec.Struct, frozen=True):
     samples_ms: list[float]
     throughput: float
     layer_ms: dict[str, float]
+    gpu: dict[str, LatencyStats]
     peak_memory_bytes: int | None
     energy: PartEnergy | None
 
@@ -150,11 +155,11 @@ def profile_edge(
     _time_in_turns(loaded, warmup, runs, until_stable, progress)
     end = Conditions.now()
     energies = _energies(loaded, find_rails())
-    for each in loaded:
-        each.backend.close()
     profiles = [
         _profile(each, warmup, batch, bundle, execution, energy) for each, energy in zip(loaded, energies, strict=True)
     ]
+    for each in loaded:
+        each.backend.close()
     undefended = profiles[-1] if manifest.reference else None
     return ProfileReport(
         bundle_id=manifest.bundle_id,
@@ -231,8 +236,7 @@ def _profile(
     part, samples = loaded.part, loaded.samples
     if part.cost is None:
         raise AssertionError(f"part {part.name} has a file and no cost")  # export writes both
-    on_cpu = execution.backend == "onnxruntime"
-    onnx = bundle.onnx(part, execution.precision)
+    layer_ms, gpu, memory = _library_times(loaded, batch, bundle, execution)
     return PartProfile(
         name=part.name,
         cost=part.cost,
@@ -242,10 +246,27 @@ def _profile(
         latency=LatencyStats.of(samples, warmup),
         samples_ms=samples,
         throughput=batch * len(samples) / sum(samples) * 1e3,
-        layer_ms=layer_times(onnx, loaded.feeds, num_threads=execution.num_threads) if on_cpu else {},
-        peak_memory_bytes=peak_memory_bytes(onnx, batch, execution.num_threads) if on_cpu else None,
+        layer_ms=layer_ms,
+        gpu=gpu,
+        peak_memory_bytes=memory,
         energy=energy,
     )
+
+
+def _library_times(
+    loaded: _Loaded, batch: int, bundle: PartyBundle, execution: Execution
+) -> tuple[dict[str, float], dict[str, LatencyStats], int | None]:
+    """What the library that runs a part can tell: times by layer, times on the GPU, and peak memory on the CPU."""
+    if execution.backend == "onnxruntime":
+        onnx = bundle.onnx(loaded.part, execution.precision)
+        layer_ms = layer_times(onnx, loaded.feeds, num_threads=execution.num_threads)
+        return layer_ms, {}, peak_memory_bytes(onnx, batch, execution.num_threads)
+    from ..backends.tensorrt import GpuTimes, TensorRTBackend
+
+    assert isinstance(loaded.backend, TensorRTBackend)
+    times = [loaded.backend.timed_run(loaded.feeds) for _ in range(GPU_RUNS)]
+    gpu = {name: LatencyStats.of([each[i] for each in times], 0) for i, name in enumerate(GpuTimes._fields)}
+    return loaded.backend.layer_times(loaded.feeds), gpu, None
 
 
 def _ratio(undefended: PartProfile, defended: list[PartProfile]) -> Ratio:
