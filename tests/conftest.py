@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -77,15 +78,28 @@ def cifar_archive() -> Path:
 
 
 @pytest.fixture(scope="session")
-def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cifar_sample(cifar_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of CIFAR-10 images: 40 train and some 30 test of each class."""
+    target = tmp_path_factory.mktemp("sample")
+    with tarfile.open(cifar_archive) as tar:
+        for member in tar:
+            number = re.search(r"(\d+)\.jpg$", member.name)
+            if number and int(number.group(1)) < 40:
+                tar.extract(member, target, filter="data")
+    return target / "cifar10"
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A folder of real images: 40 train and 10 test of each class; of CIFAR-10, or cut from photographs elsewhere."""
     target = tmp_path_factory.mktemp("images")
     if ARCHIVE.exists():
-        with tarfile.open(ARCHIVE) as tar:
-            for member in tar:
-                number = re.search(r"(\d+)\.jpg$", member.name)
-                if number and int(number.group(1)) < (40 if "/train/" in member.name else 10):
-                    tar.extract(member, target, filter="data")
+        sample = request.getfixturevalue("cifar_sample")
+        shutil.copytree(sample / "train", target / "cifar10" / "train")
+        for folder in (sample / "test").iterdir():
+            (target / "cifar10" / "test" / folder.name).mkdir(parents=True)
+            for image in sorted(folder.iterdir())[:10]:
+                shutil.copy(image, target / "cifar10" / "test" / folder.name)
         return target / "cifar10"
     import skimage.data
 

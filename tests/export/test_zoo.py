@@ -15,6 +15,7 @@ from export.zoo import zoo_model
 from ..conftest import ROOT, edgesdk, serving
 
 ZOO = ROOT / "export" / "zoo"
+GPUS = ("sm_80", "sm_86", "sm_89", "sm_120")
 MODELS = sorted(path.parent.name for path in ZOO.glob("*/model.safetensors"))
 
 
@@ -57,20 +58,53 @@ def test_images(cifar_archive, tmp_path_factory):
         return image_folder(str(cifar_archive))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_served_bundle_reaches_the_recorded_accuracy(name, test_images, tmp_path):
-    """400 test images end to end: within four standard errors of the accuracy over all of them."""
-    defense, _, backbone = name.rpartition("-")
-    out = tmp_path / "b"
-    exported = edgesdk("export", "--defense", defense, "--backbone", backbone, "--out", out, "--data", test_images)
-    assert exported.returncode == 0, exported.stderr
-    assert f"64 real images of {test_images.name}" in exported.stdout
-    with serving(out / "server0") as (url, _):
-        done = edgesdk("measure", out / "edge", "--server", url, "--data", test_images, "--n", "400", "--json")
+@pytest.fixture(scope="module", params=MODELS)
+def exported(request, cifar_sample, tmp_path_factory):
+    """A shipped model's name and its bundle."""
+    defense, _, backbone = request.param.rpartition("-")
+    out = tmp_path_factory.mktemp("zoo") / "b"
+    done = edgesdk(
+        "export",
+        "--defense",
+        defense,
+        "--backbone",
+        backbone,
+        "--out",
+        out,
+        "--data",
+        cifar_sample,
+        "--precision",
+        "fp16",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "64 real images of test" in done.stdout
+    return request.param, out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_served_bundle_reaches_the_recorded_accuracy(exported, cifar_sample, precision):
+    """Some 300 test images end to end: within four standard errors of the accuracy over all of them."""
+    name, out = exported
+    with serving(out / "server0", "--precision", precision) as (url, _):
+        options = ("--server", url, "--data", cifar_sample / "test", "--precision", precision, "--json")
+        done = edgesdk("measure", out / "edge", *options)
     report = json.loads(done.stdout)
     recorded = load_checkpoint(ZOO / name / "model.safetensors").accuracy["test"]
-    assert report["num_labelled"] == 400
-    assert abs(report["accuracy"] - recorded) < 4 * (recorded * (1 - recorded) / 400) ** 0.5
+    count = report["num_labelled"]
+    assert count > 300
+    assert abs(report["accuracy"] - recorded) < 4 * (recorded * (1 - recorded) / count) ** 0.5
+
+
+@pytest.mark.parametrize("party", ["edge", "server0"])
+@pytest.mark.parametrize(("precision", "targets"), [("fp32", GPUS), ("fp16", ("sm_75", *GPUS))])
+def test_every_shipped_part_builds_as_an_engine(exported, party, precision, targets, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX: pip install 'edgesdk[rtx]'")
+    options = [option for target in targets for option in ("--target", target)]
+    done = edgesdk("build", exported[1] / party, "--precision", precision, *options, "--out", tmp_path, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    for engine in json.loads(done.stdout).values():
+        assert engine["record"]["options"]["targets"] == list(targets)
+        assert any(layer["kind"] == "CONVOLUTION" for layer in engine["record"]["layers"])
 
 
 @pytest.mark.slow
