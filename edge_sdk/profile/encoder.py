@@ -17,7 +17,7 @@ from .feeds import random_feeds
 from .layers import layer_times
 from .machine import Machine
 from .memory import peak_memory_bytes
-from .power import Energy, PowerSampler, Rail, find_rails
+from .power import Energy, PowerSampler, PowerSource, power_source
 from .stats import LatencyStats
 
 __all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "profile_edge"]
@@ -154,7 +154,7 @@ def profile_edge(
     begin = Conditions.now()
     _time_in_turns(loaded, warmup, runs, until_stable, progress)
     end = Conditions.now()
-    energies = _energies(loaded, find_rails())
+    energies = _energies(loaded)
     profiles = [
         _profile(each, warmup, batch, bundle, execution, energy) for each, energy in zip(loaded, energies, strict=True)
     ]
@@ -210,19 +210,20 @@ def _run_ms(backend: Backend, feeds: Mapping[str, Array]) -> float:
     return (time.perf_counter() - begin) * 1e3
 
 
-def _energies(loaded: Sequence[_Loaded], rails: Sequence[Rail]) -> list[PartEnergy | None]:
+def _energies(loaded: Sequence[_Loaded]) -> list[PartEnergy | None]:
     """Part by part, because rails tell no parts apart."""
-    if not rails:
-        return [None] * len(loaded)
-    with PowerSampler(rails) as sampler:
-        time.sleep(IDLE_S)
-    idle = sampler.energy()
-    return [_energy(each, rails, idle) for each in loaded]
+    with power_source() as source:
+        if source is None:
+            return [None] * len(loaded)
+        with PowerSampler(source) as sampler:
+            time.sleep(IDLE_S)
+        idle = sampler.energy()
+        return [_energy(each, source, idle) for each in loaded]
 
 
-def _energy(loaded: _Loaded, rails: Sequence[Rail], idle: Energy) -> PartEnergy:
+def _energy(loaded: _Loaded, source: PowerSource, idle: Energy) -> PartEnergy:
     runs, begin = 0, time.monotonic()
-    with PowerSampler(rails) as sampler:
+    with PowerSampler(source) as sampler:
         while time.monotonic() - begin < ENERGY_S:
             loaded.backend.run(loaded.feeds)
             runs += 1

@@ -1,4 +1,4 @@
-"""Power of a Jetson's rails, from its INA3221 monitors in sysfs, and the energy of what ran meanwhile.
+"""Power of a Jetson's rails, from its INA3221 monitors in sysfs or else from tegrastats, and the energy of what ran.
 
 Files and units: from JetPack 5 on ``Documentation/hwmon/ina3221.rst`` of the Linux kernel; in JetPack 4 an iio driver.
 """
@@ -6,9 +6,12 @@ Files and units: from JetPack 5 on ``Documentation/hwmon/ina3221.rst`` of the Li
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -16,13 +19,19 @@ from typing import NamedTuple
 import msgspec
 
 from ..errors import DeviceError
+from .tegrastats import parse_tegrastats
 
-__all__ = ["Energy", "PowerSampler", "Rail", "find_rails"]
+__all__ = ["Energy", "PowerSampler", "PowerSource", "Rail", "TegrastatsPower", "find_rails", "power_source"]
 
 TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
 """Rails that carry a whole module; AGX Xavier and AGX Orin have none, and adding theirs up would count some twice."""
 
 INTERVAL_S = 0.1
+TEGRASTATS = ("tegrastats", "--interval", "100")
+FIRST_LINE_S = 5.0
+
+PowerSource = Callable[[], dict[str, float]]
+"""Gives the power at this moment, mW by rail; raises DeviceError where it cannot be read."""
 
 
 class Rail(NamedTuple):
@@ -80,6 +89,71 @@ def _text(path: Path) -> str:
         return ""
 
 
+@contextmanager
+def power_source(root: Path = Path("/"), tegrastats: Sequence[str] = TEGRASTATS) -> Iterator[PowerSource | None]:
+    """What tells this machine's power, while the body of a ``with`` runs; None where nothing does.
+
+    Args:
+        root: of the file system.
+        tegrastats: its command, which is run where sysfs has no monitor.
+
+    Raises:
+        DeviceError: tegrastats is there and prints nothing of use.
+    """
+    rails = find_rails(root)
+    if rails:
+        yield lambda: {rail.name: rail.read_mw() for rail in rails}
+    elif shutil.which(tegrastats[0]):
+        with TegrastatsPower(tegrastats) as source:
+            yield source
+    else:
+        yield None
+
+
+class TegrastatsPower:
+    """The rails of tegrastats' latest line, from a process that runs while the body of a ``with`` does."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = tuple(command)
+        self._latest: dict[str, float] = {}
+        self._error: DeviceError | None = None
+        self._first = threading.Event()
+
+    def __call__(self) -> dict[str, float]:
+        if self._error:
+            raise self._error
+        return dict(self._latest)
+
+    def __enter__(self) -> TegrastatsPower:
+        self._process = subprocess.Popen(  # noqa: S603  (the device's own tool)
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._thread = threading.Thread(target=self._follow, name="tegrastats", daemon=True)
+        self._thread.start()
+        if not self._first.wait(FIRST_LINE_S) or not (self._latest or self._error):
+            self.__exit__(None, None, None)
+            raise DeviceError(f"{self._command[0]} prints no power rail")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._thread.join()
+        self._process.wait()
+
+    def _follow(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    self._latest = {name: float(value) for name, value in parse_tegrastats(line).power_mw.items()}
+                except DeviceError as error:
+                    self._error = error
+                self._first.set()
+        self._first.set()
+
+
 class Energy(msgspec.Struct, frozen=True):
     """What rails drew over a time.
 
@@ -109,18 +183,13 @@ class PowerSampler:
     """Reads rails in a thread of its own while the body of a ``with`` runs.
 
     Args:
-        rails: to read, at least one.
+        source: of the rails' power.
         interval_s: between readings; the monitors average over some tens of milliseconds.
-
-    Raises:
-        DeviceError: there is no rail to read.
     """
 
-    def __init__(self, rails: Sequence[Rail], *, interval_s: float = INTERVAL_S) -> None:
-        if not rails:
-            raise DeviceError("no power monitor (INA3221) here; energy is measured on Jetson modules alone")
-        self._rails, self._interval_s = tuple(rails), interval_s
-        self._samples: list[tuple[float, tuple[float, ...]]] = []
+    def __init__(self, source: PowerSource, *, interval_s: float = INTERVAL_S) -> None:
+        self._source, self._interval_s = source, interval_s
+        self._samples: list[tuple[float, dict[str, float]]] = []
         self._error: DeviceError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="power", daemon=True)
@@ -149,10 +218,10 @@ class PowerSampler:
         times = [at for at, _ in self._samples]
         seconds = times[-1] - times[0]
         energy: dict[str, float] = {}
-        for i, rail in enumerate(self._rails):
-            values = [powers[i] for _, powers in self._samples]
+        for rail in self._samples[0][1]:
+            values = [powers[rail] for _, powers in self._samples]
             steps = zip(values, values[1:], times, times[1:], strict=False)
-            energy[rail.name] = sum((a + b) / 2 * (end - begin) for a, b, begin, end in steps)
+            energy[rail] = sum((a + b) / 2 * (end - begin) for a, b, begin, end in steps)
         mean = {name: value / seconds if seconds else 0.0 for name, value in energy.items()}
         total = next((name for name in TOTALS if name in energy), None)
         return Energy(seconds, len(self._samples), mean, energy, total)
@@ -166,5 +235,5 @@ class PowerSampler:
 
     def _read(self) -> None:
         before = time.monotonic()
-        powers = tuple(rail.read_mw() for rail in self._rails)
+        powers = self._source()
         self._samples.append(((before + time.monotonic()) / 2, powers))

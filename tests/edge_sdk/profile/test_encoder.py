@@ -1,9 +1,11 @@
 import json
 import re
+import sys
 
 import pytest
 
 from edge_sdk.bundle import LayerCost, open_party
+from edge_sdk.profile import encoder, power
 from edge_sdk.profile.encoder import profile_edge
 from edge_sdk.profile.report import write_html
 from edge_sdk.profile.roofline import layer_points, measured_roofs
@@ -30,6 +32,23 @@ def test_loading_and_the_first_run_stand_apart(report):
     assert report.encoder.latency.num_samples == len(report.encoder.samples_ms) == 30
     assert report.encoder.throughput == pytest.approx(30 / sum(report.encoder.samples_ms) * 1e3)
     assert report.encoder.energy is None  # no power monitor here
+
+
+def test_energy_of_a_run_comes_from_the_rails(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "IDLE_S", 0.05)
+    monkeypatch.setattr(encoder, "ENERGY_S", 0.3)
+    line = "RAM 519/7607MB VDD_IN 5000mW/5000mW VDD_SOC 2000mW/2000mW"
+    command = (sys.executable, "-uc", f"import time; print({line!r}); time.sleep(60)")
+    monkeypatch.setattr(encoder, "power_source", lambda: power.power_source(tmp_path, command))
+    report = profile_edge(bundle / "edge", runs=3, warmup=0)
+    energy = report.encoder.energy
+    assert energy.num_runs >= 1
+    assert energy.total_rail == "VDD_IN"
+    # 5 W for 0.3 s, and what the last run and the sampler take after it.
+    assert 0.99 * 1500 <= energy.run_mj["VDD_IN"] * energy.num_runs <= 3 * 1500
+    assert energy.above_idle_mj["VDD_IN"] == pytest.approx(0, abs=1e-6)
+    write_html(report, tmp_path / "p.html")
+    assert "VDD_SOC, mJ a run (above idle)" in (tmp_path / "p.html").read_text()
 
 
 def test_until_stable_stops_early_or_at_the_cap(bundle):

@@ -1,12 +1,13 @@
 """Power from trees of files in both drivers' layouts."""
 
+import sys
 import threading
 import time
 
 import pytest
 
 from edge_sdk.errors import DeviceError
-from edge_sdk.profile.power import PowerSampler, find_rails
+from edge_sdk.profile.power import PowerSampler, find_rails, power_source
 
 
 def _write(folder, **files):
@@ -39,17 +40,40 @@ def test_rails_of_jetpack_4_are_read_as_they_are(tmp_path):
 
 def test_a_machine_without_monitors_says_so(tmp_path):
     assert find_rails(tmp_path) == []
-    with pytest.raises(DeviceError, match="no power monitor"):
-        PowerSampler([])
+    with power_source(tmp_path, ("no-such-tegrastats",)) as source:
+        assert source is None
+
+
+def _printing(*lines):
+    return (sys.executable, "-uc", f"import time\nfor line in {lines!r}: print(line)\ntime.sleep(60)")
+
+
+def test_where_sysfs_has_no_monitor_tegrastats_is_asked(tmp_path):
+    line = "RAM 519/7607MB (lfb 61x4MB) cpu@48.9C VDD_IN 5971mW/5900mW VDD_SOC 2308mW/2300mW"
+    with power_source(tmp_path, _printing(line)) as source, PowerSampler(source, interval_s=0.01) as sampler:
+        assert source() == {"VDD_IN": 5971, "VDD_SOC": 2308}
+        time.sleep(0.05)
+    energy = sampler.energy()
+    assert energy.total_rail == "VDD_IN"
+    assert energy.mean_mw["VDD_IN"] == pytest.approx(5971)
+
+
+def test_a_tegrastats_that_tells_nothing_is_an_error(tmp_path):
+    for command in (_printing("RAM 1/2MB"), (sys.executable, "-c", "")):
+        with pytest.raises(DeviceError, match="prints no power rail"), power_source(tmp_path, command):
+            pass
+    with pytest.raises(DeviceError, match="not a line of tegrastats"):  # noqa: SIM117
+        with power_source(tmp_path, _printing("sudo: a password is required")) as source:
+            source()
 
 
 def test_energy_is_the_integral_and_idle_can_be_taken_off(orin):
-    rails = find_rails(orin)
-    with PowerSampler(rails, interval_s=0.01) as resting:
-        time.sleep(0.1)
-    (orin / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/curr1_input").write_text("2200\n")
-    with PowerSampler(rails, interval_s=0.01) as busy:
-        time.sleep(0.2)
+    with power_source(orin) as source:
+        with PowerSampler(source, interval_s=0.01) as resting:
+            time.sleep(0.1)
+        (orin / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/curr1_input").write_text("2200\n")
+        with PowerSampler(source, interval_s=0.01) as busy:
+            time.sleep(0.2)
     idle, energy = resting.energy(), busy.energy()
     assert energy.total_rail == "VDD_IN"
     assert energy.mean_mw["VDD_IN"] == pytest.approx(11_000)
@@ -73,7 +97,7 @@ def test_power_that_rises_is_integrated_by_trapezoids(orin):
     stop = threading.Event()
     thread = threading.Thread(target=rise, args=(stop,))
     thread.start()
-    with PowerSampler(find_rails(orin), interval_s=0.02) as sampler:
+    with power_source(orin) as source, PowerSampler(source, interval_s=0.02) as sampler:
         time.sleep(0.5)
     stop.set()
     thread.join()
@@ -83,7 +107,7 @@ def test_power_that_rises_is_integrated_by_trapezoids(orin):
 
 def test_a_monitor_that_fails_is_named(orin):
     rails = find_rails(orin)
-    with PowerSampler(rails, interval_s=0.01) as sampler:
+    with power_source(orin) as source, PowerSampler(source, interval_s=0.01) as sampler:
         pass
     (orin / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/in1_input").unlink()
     with pytest.raises(DeviceError, match=r"rail VDD_IN: .*in1_input cannot be read"):
