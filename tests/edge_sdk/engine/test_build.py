@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge_sdk.bundle import open_party
+from edge_sdk.bundle import open_party, parties
 from edge_sdk.engine.build import EngineOptions, build_engine
 from edge_sdk.errors import BackendError, ConfigError
 
@@ -43,6 +43,30 @@ def test_several_servers_parts_build(rtx, shares_bundle):
         for part in opened.manifest.parts:
             if part.file is not None:
                 assert build_engine(opened.onnx(part), EngineOptions(targets=("sm_89",)), rtx)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("defense", "backbone"),
+    [
+        *(("none", backbone) for backbone in ("resnet18", "vgg16", "vit")),
+        *(("siftfunnel", backbone) for backbone in ("resnet18", "vgg16")),
+        *(("privdfs", backbone) for backbone in ("resnet18", "vit")),
+    ],
+)
+def test_every_backbone_builds(rtx, make_checkpoint, tmp_path, defense, backbone):
+    from export.parity import parity_images
+    from export.write_bundle import export_bundle
+
+    out = tmp_path / "b"
+    export_bundle(make_checkpoint(defense, backbone), out, images=parity_images(None, 32), precisions=("fp16",))
+    for folder in parties(out):
+        opened = open_party(folder)
+        for part in opened.manifest.parts:
+            if part.file is not None:
+                for precision in ("fp32", *part.variants):
+                    options = EngineOptions(precision=precision, targets=MODERN)
+                    assert build_engine(opened.onnx(part, precision), options, rtx)[1]
 
 
 def test_layers_are_those_of_the_graph(rtx):
