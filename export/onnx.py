@@ -94,7 +94,7 @@ def to_onnx(
         BackendError: the exporter or the checker refuses the module.
     """
     with needs_extra("export", "exporting a model"):
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401  (what torch.onnx needs)
 
     if module.training:
@@ -130,6 +130,23 @@ def to_onnx(
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     del model.metadata_props[:], model.graph.metadata_props[:]
+    return checked_onnx(model)
+
+
+def checked_onnx(model: Any) -> bytes:
+    """The content of an ONNX file, as ONNX's checker accepts it.
+
+    Args:
+        model: an ``onnx.ModelProto``.
+
+    Raises:
+        BackendError: the checker refuses it.
+    """
+    import onnx
+
+    used = {node.domain for node in model.graph.node}
+    for unused in [entry for entry in model.opset_import if entry.domain not in used]:  # the quantiser's, for plenty
+        model.opset_import.remove(unused)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:

@@ -91,8 +91,11 @@ def export_bundle(
     if checkpoint.defense != BASELINE:
         files["reference"] = _undefended_encoder(checkpoint, size, batch)
     parity = {"fp32": compare(graphs, files, images, PARITY_LIMIT if wire_dtype == "float32" else None)}
-    variants = {precision: lowered(graphs, files, precision, calibration) for precision in precisions}
-    parity |= {precision: compare(graphs, {**files, **found}, images, None) for precision, found in variants.items()}
+    variants: dict[LowPrecision, dict[str, bytes]] = {}
+    for precision in precisions:
+        variants[precision], kept = lowered(graphs, files, precision, calibration)
+        record = compare(graphs, {**files, **variants[precision]}, images, None)
+        parity[precision] = {**record, "kept_in_fp32": kept} if precision == "int8" else record
     manifests, contents = _manifests(checkpoint, files, variants, names, wires, size, batch, parity, privacy)
     write_bundle(out, manifests, contents)
     return parity
