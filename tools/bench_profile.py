@@ -1,8 +1,9 @@
 """Does `edgesdk profile` report what a bare loop around ONNX Runtime measures?
 
-In turns, in one process: a profile of the bundle's device side, then a loop of as many runs of the same session options
-on the same input, nothing but `session.run` between two readings of the clock. Prints the ratio of the two medians,
-round by round, with quartiles. Run it on a machine that does nothing else.
+In one process, in turns run by run, so that a change of the machine's speed meets both: what `profile` times a run
+with, and nothing but `session.run` between two readings of the clock, each on the encoder and, as `profile` does, on the
+undefended one beside it. Prints the medians of rounds and their ratio with quartiles. Run it on a machine that does
+nothing else.
 
     python tools/bench_profile.py BUNDLE [--rounds 20] [--runs 200] [--threads 1]
 """
@@ -15,17 +16,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+from onnxruntime import InferenceSession
 
-from edge_sdk import Execution
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, open_party
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
-from edge_sdk.profile.encoder import profile_edge
+from edge_sdk.profile.encoder import run_ms
 from edge_sdk.profile.feeds import random_feeds
 from edge_sdk.profile.machine import Machine
-
-WARMUP = 20
+from edge_sdk.tensors import Array
 
 
 def main() -> None:
@@ -36,9 +36,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    edge = arguments.bundle / EDGE
     try:
-        rounds = [measure(edge, arguments.runs, arguments.threads) for _ in range(arguments.rounds)]
+        rounds = measure(arguments.bundle / EDGE, arguments.rounds, arguments.runs, arguments.threads)
     except EdgeSDKError as error:
         sys.exit(f"bench_profile: {error}")
     reported, bare = np.array(rounds).T
@@ -54,17 +53,29 @@ def main() -> None:
     print_table(title, ["median of a round", "median", "25 %", "75 %"], rows)
 
 
-def measure(edge: Path, runs: int, threads: int) -> tuple[float, float]:
-    """Median milliseconds of the encoder: as profile reports it, and of the bare loop."""
-    report = profile_edge(edge, runs=runs, warmup=WARMUP, execution=Execution(num_threads=threads))
+def measure(edge: Path, rounds: int, runs: int, threads: int) -> list[tuple[float, float]]:
+    """Median milliseconds of the encoder in each round: as profile times it, and in the bare loop."""
     bundle = open_party(edge)
-    with OnnxRuntimeBackend(bundle.onnx(bundle.manifest.parts[0]), threads) as backend:
-        session, feeds, times = backend._session, random_feeds(backend.inputs, 1), []
-        for _ in range(WARMUP + runs):
-            begin = time.perf_counter()
-            session.run(None, feeds)
-            times.append(time.perf_counter() - begin)
-    return report.encoder.latency.p50_ms, float(np.median(times[WARMUP:])) * 1e3
+    manifest = bundle.manifest
+    parts = [manifest.parts[0], *([manifest.reference] if manifest.reference else [])]
+    backends = [OnnxRuntimeBackend(bundle.onnx(part), threads) for part in parts]
+    feeds = [random_feeds(backend.inputs, 1) for backend in backends]
+    sessions = [backend._session for backend in backends]
+    medians = []
+    for _ in range(rounds + 1):
+        times = np.empty((runs, 2))
+        for i in range(runs):
+            timed = [run_ms(backend, feed) for backend, feed in zip(backends, feeds, strict=True)]
+            bare = [_bare_ms(session, feed) for session, feed in zip(sessions, feeds, strict=True)]
+            times[i] = timed[0], bare[0]
+        medians.append(tuple(np.median(times, 0).tolist()))
+    return medians[1:]  # the first is warm-up
+
+
+def _bare_ms(session: InferenceSession, feeds: dict[str, Array]) -> float:
+    begin = time.perf_counter()
+    session.run(None, feeds)
+    return (time.perf_counter() - begin) * 1e3
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from .memory import peak_memory_bytes
 from .power import Energy, PowerSampler, PowerSource, power_source
 from .stats import LatencyStats
 
-__all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "profile_edge"]
+__all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "profile_edge", "run_ms"]
 
 CHECK_ROUNDS = 50
 """Rounds between looks at whether the medians are steady."""
@@ -185,7 +185,7 @@ def _load(part: Part, bundle: PartyBundle, execution: Execution, batch: int) -> 
     backend = open_backend(part, bundle, execution)
     there = time.perf_counter()
     feeds = random_feeds(backend.inputs, batch)
-    return _Loaded(part, backend, feeds, (there - begin) * 1e3, _run_ms(backend, feeds), [])
+    return _Loaded(part, backend, feeds, (there - begin) * 1e3, run_ms(backend, feeds), [])
 
 
 def _time_in_turns(
@@ -194,7 +194,7 @@ def _time_in_turns(
     """In turns, so that a change of the machine's speed meets all parts."""
     for i in range(warmup + runs):
         for each in loaded:
-            took = _run_ms(each.backend, each.feeds)
+            took = run_ms(each.backend, each.feeds)
             if i >= warmup:
                 each.samples.append(took)
         progress(i + 1, warmup + runs)
@@ -204,7 +204,8 @@ def _time_in_turns(
             return
 
 
-def _run_ms(backend: Backend, feeds: Mapping[str, Array]) -> float:
+def run_ms(backend: Backend, feeds: Mapping[str, Array]) -> float:
+    """Milliseconds of one run, from arrays in memory to arrays in memory: what every latency here is made of."""
     begin = time.perf_counter()
     backend.run(feeds)
     return (time.perf_counter() - begin) * 1e3
