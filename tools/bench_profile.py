@@ -1,8 +1,8 @@
 """Does `edgesdk profile` report what a bare loop around ONNX Runtime measures?
 
 In one process, in turns run by run, so that a change of the machine's speed meets both: what `profile` times a run
-with, and nothing but `session.run` between two readings of the clock, each on the encoder and, as `profile` does, on the
-undefended one beside it. Prints the medians of rounds and their ratio with quartiles. Run it on a machine that does
+with, and nothing but `session.run` between two readings of the clock, each on the encoder and, as `profile` does, on
+the undefended one beside it. Prints the medians of rounds and their ratio with quartiles. Run it on a machine that does
 nothing else.
 
     python tools/bench_profile.py BUNDLE [--rounds 20] [--runs 200] [--threads 1]
