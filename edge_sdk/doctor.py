@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from . import __version__, jetson
-from .engine.gpu import Gpu
+from .engine.gpu import Gpu, cuda
 from .engine.library import LibraryName, load_library
 from .engine.process import available_memory
 from .errors import EdgeSDKError, MissingExtra
@@ -103,7 +103,15 @@ def _jetpack(l4t: str, known: jetson.JetPack) -> Check:
 
 
 def _gpu() -> Iterator[Check]:
+    yield _tried("pycuda", _describe_cuda)
     yield _tried("GPU", _describe_gpu)
+
+
+def _describe_cuda() -> str:
+    driver = cuda()
+    version = driver.get_driver_version()
+    made_for = ".".join(map(str, driver.get_version()))
+    return f"made for CUDA {made_for}; the driver is for CUDA {version // 1000}.{version % 1000 // 10}"
 
 
 def _describe_gpu() -> str:

@@ -76,7 +76,7 @@ class _Chain:
     def __init__(self, graphs: ShippedGraphs, files: Mapping[str, bytes], pixels: NDArray[np.uint8]) -> None:
         self._names, self._files = graphs.names, dict(files)
         with OnnxRuntimeBackend(files["encoder"]) as encoder:
-            batch = encoder.inputs[0].shape[0] or BATCH
+            batch = encoder.inputs[0].shape[0] or min(BATCH, len(pixels))
             self.feeds: dict[str, Feeds] = {part: [] for part in files if part != "fusion"}
             for start in range(0, len(pixels) - batch + 1, batch):
                 part = pixels[start : start + batch]

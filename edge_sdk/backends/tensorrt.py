@@ -18,7 +18,7 @@ from ..engine.build import EngineOptions
 from ..engine.cache import cached_engine
 from ..engine.gpu import Gpu, cuda
 from ..engine.library import load_library
-from ..errors import BackendError
+from ..errors import BackendError, DeviceError
 from ..tensors import Array, TensorSpec
 
 __all__ = ["GpuTimes", "TensorRTBackend"]
@@ -34,9 +34,12 @@ _TYPES = {
 }
 
 
+WITH_LITTLE_MEMORY = "end what else runs, or lower the batch"
+
+
 class GpuTimes(NamedTuple):
-    """Milliseconds of one run, named as trtexec names them: the host's part of starting it, and CUDA events around the
-    copies to the GPU, the layers, and the copies back. Copies take no time where memory is shared."""
+    """Milliseconds of one run, named as trtexec names them: the host's call that starts the layers, and CUDA events
+    around the copies to the GPU, the layers, and the copies back. Copies take no time where memory is shared."""
 
     enqueue_ms: float
     h2d_ms: float
@@ -70,7 +73,7 @@ class TensorRTBackend:
         self._context = self._cuda.Device(0).retain_primary_context()
         with self._current():
             library.log.clear()
-            self._runtime = library.module.Runtime(library.logger)
+            self._runtime = library.new(library.module.Runtime)
             self._engine = self._runtime.deserialize_cuda_engine(found.content)
             if self._engine is None:
                 raise BackendError(
@@ -78,6 +81,11 @@ class TensorRTBackend:
                     "it again"
                 )
             self._execution = self._engine.create_execution_context()
+            if self._execution is None:
+                raise DeviceError(
+                    f"TensorRT {library.version} has no memory for {name}'s activations: {library.log.text()}; "
+                    f"{WITH_LITTLE_MEMORY}"
+                )
             self._stream = self._cuda.Stream()
             names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
             takes = library.module.TensorIOMode.INPUT
@@ -86,7 +94,8 @@ class TensorRTBackend:
             self.outputs = tuple(specs[each] for each in names if self._engine.get_tensor_mode(each) != takes)
             self._buffers = {each: _Buffer(self._cuda, specs[each], self._max_batch, gpu.integrated) for each in names}
             for each, buffer in self._buffers.items():
-                self._execution.set_tensor_address(each, buffer.pointer)
+                if not self._execution.set_tensor_address(each, buffer.pointer):
+                    raise BackendError(f"TensorRT refuses the memory of {each!r}: {library.log.text()}")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         with self._lock, self._current():
@@ -101,14 +110,17 @@ class TensorRTBackend:
             BackendError: as ``run``.
         """
         with self._lock, self._current():
-            events = [self._cuda.Event() for _ in range(4)]
+            events, host = [self._cuda.Event() for _ in range(4)], list[float]()
             waiting = iter(events)
-            begin = time.perf_counter()
-            self._start(feeds, lambda: next(waiting).record(self._stream))
-            enqueued = time.perf_counter()
+
+            def mark() -> None:
+                next(waiting).record(self._stream)
+                host.append(time.perf_counter())
+
+            self._start(feeds, mark)
             self._stream.synchronize()
             steps = [after.time_since(before) for before, after in pairwise(events)]
-            return GpuTimes((enqueued - begin) * 1e3, *steps)
+            return GpuTimes((host[2] - host[1]) * 1e3, *steps)
 
     def layer_times(self, feeds: Mapping[str, Array], runs: int = 30) -> dict[str, float]:
         """Median milliseconds of each layer of the engine, by TensorRT's profiler; layers are fused ones.
@@ -137,11 +149,13 @@ class TensorRTBackend:
         batch = len(next(iter(feeds.values())))
         if batch > self._max_batch:
             raise BackendError(f"the engine was built for batch {self._max_batch} at most, got {batch}")
-        mark()
         for spec in self.inputs:
-            self._buffers[spec.name].write(feeds[spec.name], self._stream)
+            self._buffers[spec.name].fill(feeds[spec.name])
             if not self._execution.set_input_shape(spec.name, feeds[spec.name].shape):
                 raise BackendError(f"TensorRT refuses {spec.name!r} of shape {feeds[spec.name].shape}")
+        mark()
+        for spec in self.inputs:
+            self._buffers[spec.name].send(batch, self._stream)
         mark()
         if not self._execution.execute_async_v3(self._stream.handle):
             raise BackendError(f"TensorRT failed: {load_library('tensorrt').log.text()}")
@@ -151,10 +165,13 @@ class TensorRTBackend:
         return views
 
     def close(self) -> None:
-        with self._current():
-            for buffer in self._buffers.values():
-                buffer.free()
-            del self._execution, self._engine, self._runtime, self._stream
+        # Detached while it is current: pycuda takes a released context off the thread by itself.
+        self._context.push()
+        self._stream.synchronize()
+        del self._execution, self._engine, self._runtime, self._stream
+        for buffer in self._buffers.values():
+            buffer.free()
+        self._buffers.clear()
         self._context.detach()
 
     def __enter__(self) -> TensorRTBackend:
@@ -167,10 +184,16 @@ class TensorRTBackend:
 
     @contextmanager
     def _current(self) -> Iterator[None]:
-        """CUDA's calls belong to the context of the calling thread."""
+        """CUDA's calls belong to the context of the calling thread; its errors become ours."""
         self._context.push()
         try:
             yield
+        except self._cuda.MemoryError as error:
+            raise DeviceError(
+                f"the GPU has too little memory: {error}; end what else runs, or lower the batch"
+            ) from error
+        except self._cuda.Error as error:
+            raise BackendError(f"CUDA failed: {error}") from error
         finally:
             self._context.pop()
 
@@ -194,11 +217,12 @@ class _Buffer:
         mapped: Any = self.host.base
         self.pointer = int(mapped.get_device_pointer() if self._device is None else self._device)
 
-    def write(self, array: Array, stream: Any) -> None:
-        view = self.host[: len(array)]
-        np.copyto(view, array)
+    def fill(self, array: Array) -> None:
+        np.copyto(self.host[: len(array)], array)
+
+    def send(self, batch: int, stream: Any) -> None:
         if self._device is not None:
-            self._driver.memcpy_htod_async(self._device, view, stream)
+            self._driver.memcpy_htod_async(self._device, self.host[:batch], stream)
 
     def read(self, batch: int, stream: Any) -> Array:
         """A view that holds the answer once the stream is through."""
@@ -210,3 +234,5 @@ class _Buffer:
     def free(self) -> None:
         if self._device is not None:
             self._device.free()
+        pinned: Any = self.host.base
+        pinned.free()

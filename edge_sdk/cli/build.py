@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .execution import MaxBatch, Precision, PrecisionOption
+from .execution import SERVER_BATCH, Precision, PrecisionOption
 
 if TYPE_CHECKING:
     from ..engine.cache import CachedEngine
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 def build(
     party: Path = typer.Argument(..., help="BUNDLE/edge, or BUNDLE/server0."),
     precision: PrecisionOption = Precision.FP32,
-    max_batch: MaxBatch = 1,
+    max_batch: int | None = typer.Option(
+        None, min=1, help="Largest batch [default: 1 for edge, as run takes; 8 for a server, as serve takes]."
+    ),
     workspace: int | None = typer.Option(None, min=1, help="MiB of GPU memory to try layers with."),
-    tf32: bool = typer.Option(True, help="Let fp32 use TF32 tensor cores, as TensorRT does by default."),
     target: list[str] = typer.Option(
         [], help="Build for this GPU, such as sm_89, without one here, by TensorRT for RTX; may be repeated."
     ),
@@ -34,7 +35,7 @@ def build(
     """
     import msgspec
 
-    from ..bundle import open_party
+    from ..bundle import EDGE, open_party
     from ..engine.build import EngineOptions
     from ..engine.cache import cached_engine
     from ..engine.gpu import Gpu
@@ -46,9 +47,8 @@ def build(
     bundle = open_party(party)
     own = [part for part in bundle.manifest.parts if part.file is not None]
     common = EngineOptions(
-        max_batch=max_batch,
+        max_batch=max_batch or (1 if bundle.manifest.party == EDGE else SERVER_BATCH),
         workspace_bytes=None if workspace is None else workspace << 20,
-        tf32=tf32,
         targets=tuple(target),
     )
     name: LibraryName = "tensorrt_rtx" if target else "tensorrt"

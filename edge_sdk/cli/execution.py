@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+SERVER_BATCH = 8
+"""Largest batch that a server's engine is built for, unless told."""
+
 
 class Precision(str, Enum):
     """Of a part's graph."""

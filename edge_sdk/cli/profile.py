@@ -46,6 +46,8 @@ def profile(
         raise typer.BadParameter("one BUNDLE/edge is needed", param_hint="PATHS")
     if device is None and power_mode:
         raise typer.BadParameter("for an estimate alone: add --device", param_hint="--power-mode")
+    if compare and json_file is not None:
+        raise typer.BadParameter("for one report", param_hint="--json")
     if html is not None and (device is not None or compare):
         raise typer.BadParameter("for what is measured here", param_hint="--html")
     check_json_target(json_file)

@@ -79,7 +79,7 @@ def _print_layers(report: ProfileReport) -> None:
     heavy = [layer for layer in report.encoder.cost.layers if layer.flops]
     total, times = report.encoder.cost.flops, report.encoder.layer_ms
     print_table(
-        "encoder, layers with FLOPs; ms without fusing layers",
+        "encoder, layers with FLOPs" + ("" if report.encoder.gpu else "; ms without fusing layers"),
         ["layer", "operator", "output", "MFLOP", "share", "parameters", "ms"],
         [
             [
@@ -94,6 +94,10 @@ def _print_layers(report: ProfileReport) -> None:
             for layer in heavy
         ],
     )
+
+    if report.encoder.gpu:
+        each = [[name, f"{took:.4f}"] for name, took in times.items()]
+        print_table("encoder, the engine's own layers", ["layer", "ms"], each)
 
 
 def load_report(path: Path) -> ProfileReport:

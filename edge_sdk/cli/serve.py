@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from ..errors import needs_extra
-from .execution import BackendOption, MaxBatch, Precision, PrecisionOption, Threads
+from .execution import SERVER_BATCH, BackendOption, MaxBatch, Precision, PrecisionOption, Threads
 
 
 def serve(
@@ -17,7 +17,7 @@ def serve(
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = Precision.FP32,
     threads: Threads = None,
-    max_batch: MaxBatch = 8,
+    max_batch: MaxBatch = SERVER_BATCH,
     max_body_mib: int = typer.Option(64, min=1, help="Longer request bodies are refused (413)."),
 ) -> None:
     """Serve a tail over the Open Inference Protocol v2 (HTTP, with the binary tensor extension).

@@ -25,7 +25,6 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         precision: of the ONNX that it is built from.
         max_batch: largest batch; the engine takes every smaller one too, and is tuned for 1.
         workspace_bytes: of GPU memory that TensorRT may try layers with; None leaves it to TensorRT.
-        tf32: whether float32 convolutions may use TF32 tensor cores (Ampere on), as TensorRT does by default.
         targets: GPUs to build for, ``sm_89``, without one at hand; TensorRT for RTX alone. Empty: the GPU here.
 
     Raises:
@@ -35,7 +34,6 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     precision: Precision = "fp32"
     max_batch: int = 1
     workspace_bytes: int | None = None
-    tf32: bool = True
     targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,9 +78,7 @@ def build_engine(onnx: bytes, options: EngineOptions, library: TensorRT) -> tupl
     """
     trt = library.module
     library.log.clear()
-    builder = trt.Builder(library.logger)
-    if not builder:
-        raise BackendError(f"{library.name} {library.version} gives no builder: {library.log.text()}")
+    builder = library.new(trt.Builder)
     network = builder.create_network(library.network_flags())
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(onnx):
@@ -105,9 +101,8 @@ def build_engine(onnx: bytes, options: EngineOptions, library: TensorRT) -> tupl
 
 
 def _set_flags(config: Any, options: EngineOptions, library: TensorRT) -> None:
+    """For a library that cannot keep the types of the ONNX; float32 may use TF32 on Ampere, by TensorRT's default."""
     flags = library.module.BuilderFlag
-    if not options.tf32 and hasattr(flags, "TF32"):
-        config.clear_flag(flags.TF32)
     if library.strongly_typed or options.precision == "fp32":
         return
     config.set_flag(flags.FP16)
@@ -141,9 +136,9 @@ def _add_profile(builder: Any, network: Any, config: Any, max_batch: int) -> Non
         tensor = network.get_input(i)
         shape = tuple(tensor.shape)
         if -1 not in shape:
-            if shape[0] != max_batch:
+            if shape[0] > max_batch:
                 raise ConfigError(f"the model was exported for batch {shape[0]} alone, not for {max_batch}")
-            continue
+            continue  # a fixed batch, which a larger one does not change
         open_axes = True
         one, most = (tuple(batch if size == -1 else size for size in shape) for batch in (1, max_batch))
         profile.set_shape(tensor.name, one, one, most)

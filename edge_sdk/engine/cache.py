@@ -50,8 +50,9 @@ class CachedEngine(NamedTuple):
 
 
 def engine_key(onnx: bytes, options: EngineOptions, library: LibraryName, version: str, gpu: Gpu | None) -> str:
-    """Hex SHA-256 of everything that another engine would come of if it changed."""
-    parts = [hashlib.sha256(onnx).hexdigest(), options, library, version, gpu]
+    """Hex SHA-256 of everything that an engine depends on; not of the memory that its building may take."""
+    wanted = msgspec.structs.replace(options, workspace_bytes=None)
+    parts = [hashlib.sha256(onnx).hexdigest(), wanted, library, version, gpu]
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
@@ -64,7 +65,7 @@ def cached_engine(
     gpu: Gpu | None,
     folder: Path | None = None,
 ) -> CachedEngine:
-    """The engine that was built of this before, or a new one.
+    """The engine that was built of this before, or a new one; a kept one that is damaged is built again.
 
     Args:
         part: its name, for the file's.
@@ -76,21 +77,15 @@ def cached_engine(
         folder: that engines are kept in; None takes ``engines`` of the cache folder.
 
     Raises:
-        DataError: a kept engine is damaged, or the folder cannot be written to.
+        DataError: the folder cannot be written to.
         DeviceError, BackendError, ConfigError, MissingExtra: as for ``build_apart``.
     """
     folder = cache_folder() / "engines" if folder is None else folder
     path = folder / f"{part}-{engine_key(onnx, options, library, version, gpu)[:32]}.engine"
     note = path.with_suffix(".json")
-    if path.exists() and note.exists():
-        content = path.read_bytes()
-        try:
-            record = msgspec.json.decode(note.read_bytes(), type=EngineRecord)
-        except msgspec.MsgspecError as error:
-            raise DataError(f"{note}: damaged; remove it to build the engine again") from error
-        if hashlib.sha256(content).hexdigest() != record.sha256:
-            raise DataError(f"{path}: damaged (SHA-256 differs); remove it to build the engine again")
-        return CachedEngine(content, record, path, True)
+    kept = _kept(path, note)
+    if kept is not None:
+        return kept
     built = build_apart(onnx, options, library)
     record = EngineRecord(
         sha256=hashlib.sha256(built.content).hexdigest(),
@@ -108,3 +103,13 @@ def cached_engine(
     except OSError as error:
         raise DataError(f"{folder}: the engine cannot be kept there ({error.strerror})") from error
     return CachedEngine(built.content, record, path, False)
+
+
+def _kept(path: Path, note: Path) -> CachedEngine | None:
+    """None where it is not there, is of an older form, or is not the one that its record is of."""
+    try:
+        content, record = path.read_bytes(), msgspec.json.decode(note.read_bytes(), type=EngineRecord)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    whole = hashlib.sha256(content).hexdigest() == record.sha256
+    return CachedEngine(content, record, path, True) if whole else None

@@ -44,6 +44,18 @@ class TensorRT(NamedTuple):
         """Whether a network can be made to keep the types of its ONNX (10.0 on); else flags allow lower precisions."""
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
+    def new(self, kind: Any) -> Any:
+        """A builder or runtime of this library, which ask for the GPU.
+
+        Raises:
+            BackendError: the library gives none; the message says what it logged.
+        """
+        try:
+            return kind(self.logger)
+        except TypeError as error:  # pybind11's word for a factory that returns nothing
+            said = self.log.text() or str(error)
+            raise BackendError(f"{self.name} {self.version} cannot start: {said}") from error
+
     def network_flags(self) -> int:
         """Those that every network of ours is created with, as far as this version knows them."""
         flags = self.module.NetworkDefinitionCreationFlag

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import BackendError, ConfigError, DeviceError, EdgeSDKError, MissingExtra
+from ..files import write_aside
 from ..jetson import is_jetson
 from .build import EngineLayer, EngineOptions, build_engine
 from .library import LibraryName, load_library
@@ -20,6 +21,9 @@ __all__ = ["BuiltEngine", "available_memory", "build_apart"]
 LIBRARY_BYTES = 512 << 20
 WEIGHT_COPIES = 4
 """What a build takes beside its workspace, as seen with TensorRT for RTX: its libraries, and the weights some times."""
+
+FAILED = 3
+"""Exit status of a child that left word of what was wrong; Python itself ends with 1 or 2."""
 
 OUT_OF_MEMORY = (
     "close the desktop (it takes some 800 MB), add a swap file, lower --workspace or --max-batch, or choose fp16"
@@ -73,7 +77,7 @@ def build_apart(onnx: bytes, options: EngineOptions, library: LibraryName) -> Bu
         )
         if done.returncode == 0:
             return msgspec.msgpack.decode(answer.read_bytes(), type=BuiltEngine)
-        if done.returncode == 1 and answer.exists():
+        if done.returncode == FAILED:
             failed = msgspec.msgpack.decode(answer.read_bytes(), type=_Failed)
             kinds = {kind.__name__: kind for kind in (BackendError, ConfigError, DeviceError, MissingExtra)}
             raise kinds.get(failed.kind, BackendError)(failed.message)
@@ -122,9 +126,9 @@ def _main(answer: Path) -> int:
         library = load_library(request.library)
         content, layers = build_engine(request.onnx, request.options, library)
     except EdgeSDKError as error:
-        answer.write_bytes(msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
-        return 1
-    answer.write_bytes(msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
+        write_aside(answer, msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
+        return FAILED
+    write_aside(answer, msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
     return 0
 
 

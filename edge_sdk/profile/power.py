@@ -69,7 +69,7 @@ def _hwmon(drivers: Path) -> Iterator[Rail]:
         for n in (1, 2, 3):
             name = _text(folder / f"in{n}_label")
             volts, amperes = folder / f"in{n}_input", folder / f"curr{n}_input"
-            if name and "NC" not in name.split() and volts.exists() and amperes.exists():
+            if name and "NC" not in name.split() and _number(volts) and _number(amperes):
                 yield Rail(name, (volts, amperes), 1000)
 
 
@@ -78,8 +78,17 @@ def _iio(drivers: Path) -> Iterator[Rail]:
     for folder in sorted(drivers.glob("ina3221x/*/iio:device*")):
         for n in (0, 1, 2):
             name, watts = _text(folder / f"rail_name_{n}"), folder / f"in_power{n}_input"
-            if name and "NC" not in name.split() and watts.exists():
+            if name and "NC" not in name.split() and _number(watts):
                 yield Rail(name, (watts,), 1)
+
+
+def _number(path: Path) -> bool:
+    """Whether it can be read: a channel that is switched off has its files all the same."""
+    try:
+        int(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _text(path: Path) -> str:
@@ -130,7 +139,7 @@ class TegrastatsPower:
         )
         self._thread = threading.Thread(target=self._follow, name="tegrastats", daemon=True)
         self._thread.start()
-        if not self._first.wait(FIRST_LINE_S) or not (self._latest or self._error):
+        if not self._first.wait(FIRST_LINE_S) or not self._latest:
             self.__exit__(None, None, None)
             raise DeviceError(f"{self._command[0]} prints no power rail")
         return self
@@ -147,10 +156,14 @@ class TegrastatsPower:
         with self._process.stdout as lines:
             for line in lines:
                 try:
-                    self._latest = {name: float(value) for name, value in parse_tegrastats(line).power_mw.items()}
-                except DeviceError as error:
-                    self._error = error
-                self._first.set()
+                    rails = {name: float(value) for name, value in parse_tegrastats(line).power_mw.items()}
+                except DeviceError:
+                    continue  # a torn line, or a message
+                if set(self._latest) <= set(rails):  # all that the first line had
+                    self._latest = rails
+                if self._latest:
+                    self._first.set()
+        self._error = DeviceError(f"{self._command[0]} ended by itself")
         self._first.set()
 
 

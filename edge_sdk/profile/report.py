@@ -28,7 +28,9 @@ def write_html(report: ProfileReport, path: Path) -> None:
         DataError: the page cannot be written.
     """
     parts = named_parts(report)
-    points = layer_points(report.encoder.cost.layers, report.encoder.layer_ms, report.batch)
+    # The roof is the CPU's, and the bytes are those of the float32 graph.
+    on_cpu = report.backend == "onnxruntime" and report.precision == "fp32"
+    points = layer_points(report.encoder.cost.layers, report.encoder.layer_ms, report.batch) if on_cpu else []
     roofs = measured_roofs() if points else None
     try:
         write_page(

@@ -104,7 +104,13 @@ def test_reports_are_compared_with_the_first(bundle, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["a", "b"], ["a", "--html", "x", "--device", "nano"], ["--compare"], ["a", "--html", "x", "--compare"]],
+    [
+        ["a", "b"],
+        ["a", "--html", "x", "--device", "nano"],
+        ["--compare"],
+        ["a", "--html", "x", "--compare"],
+        ["a", "--compare", "--json", "x"],
+    ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(arguments):
     assert edgesdk_here("profile", *arguments).returncode == 2

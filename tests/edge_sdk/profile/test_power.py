@@ -7,6 +7,7 @@ import time
 import pytest
 
 from edge_sdk.errors import DeviceError
+from edge_sdk.profile import power
 from edge_sdk.profile.power import PowerSampler, find_rails, power_source
 
 
@@ -58,12 +59,22 @@ def test_where_sysfs_has_no_monitor_tegrastats_is_asked(tmp_path):
     assert energy.mean_mw["VDD_IN"] == pytest.approx(5971)
 
 
-def test_a_tegrastats_that_tells_nothing_is_an_error(tmp_path):
-    for command in (_printing("RAM 1/2MB"), (sys.executable, "-c", "")):
+def test_a_tegrastats_that_tells_nothing_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(power, "FIRST_LINE_S", 1.0)
+    for command in (_printing("RAM 1/2MB"), _printing("sudo: a password is required"), (sys.executable, "-c", "")):
         with pytest.raises(DeviceError, match="prints no power rail"), power_source(tmp_path, command):
             pass
-    with pytest.raises(DeviceError, match="not a line of tegrastats"):  # noqa: SIM117
-        with power_source(tmp_path, _printing("sudo: a password is required")) as source:
+
+
+def test_torn_lines_of_tegrastats_are_passed_over_and_its_end_is_an_error(tmp_path):
+    whole = "RAM 519/7607MB (lfb 61x4MB) VDD_IN 5971mW/5900mW VDD_SOC 2308mW/2300mW"
+    lines = (whole, whole[:50], "no permission", "", whole.replace("5971", "6000"))
+    with power_source(tmp_path, _printing(*lines)) as source, PowerSampler(source, interval_s=0.01) as sampler:
+        time.sleep(0.05)
+    assert set(sampler.energy().mean_mw) == {"VDD_IN", "VDD_SOC"}
+    with power_source(tmp_path, (sys.executable, "-c", f"print({whole!r})")) as source:
+        time.sleep(0.3)
+        with pytest.raises(DeviceError, match="ended by itself"):
             source()
 
 
