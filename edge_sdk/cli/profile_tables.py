@@ -63,6 +63,12 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
             "lock the clocks, end what else runs, or use --until-stable",
             err=True,
         )
+    if report.during.alarms:
+        typer.echo(
+            f"edgesdk: warning: over current on {', '.join(report.during.alarms)} during the runs: the module lowers "
+            "its clocks; choose a lower power mode or a stronger supply",
+            err=True,
+        )
     if layers:
         _print_layers(report)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 
 from ..jetson import gpu_clock, is_jetson, power_mode
 
-__all__ = ["Conditions"]
+__all__ = ["Conditions", "ConditionsSampler", "Extremes"]
+
+INTERVAL_S = 0.2
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -44,6 +48,71 @@ class Conditions(msgspec.Struct, frozen=True):
             temperatures_c=_temperatures(sysfs),
             alarms=_alarms(sysfs),
         )
+
+
+class Extremes(msgspec.Struct, frozen=True):
+    """Of everything that was seen while something ran; None or empty where the machine does not tell.
+
+    Attributes:
+        num_samples: that were taken.
+        lowest_gpu_mhz: of a Jetson's GPU.
+        lowest_cpu_mhz: of the first CPU.
+        highest_c: by thermal zone.
+        alarms: rails whose current was over its limit at any time.
+    """
+
+    num_samples: int
+    lowest_gpu_mhz: int | None
+    lowest_cpu_mhz: int | None
+    highest_c: dict[str, float]
+    alarms: list[str]
+
+
+class ConditionsSampler:
+    """Looks at clocks, temperatures and alarms five times a second while the body of a ``with`` runs.
+
+    Args:
+        root: of the file system.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._sysfs = root / "sys"
+        self._samples: list[tuple[int | None, int | None, dict[str, float], list[str]]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="conditions", daemon=True)
+
+    def __enter__(self) -> ConditionsSampler:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def extremes(self) -> Extremes:
+        """Over the body, which has ended."""
+        gpus, cpus, zones, alarms = zip(*self._samples, strict=True)
+        names = dict.fromkeys(name for each in zones for name in each)
+        return Extremes(
+            num_samples=len(self._samples),
+            lowest_gpu_mhz=min((each for each in gpus if each is not None), default=None),
+            lowest_cpu_mhz=min((each for each in cpus if each is not None), default=None),
+            highest_c={name: max(each[name] for each in zones if name in each) for name in names},
+            alarms=sorted({name for each in alarms for name in each}),
+        )
+
+    def _follow(self) -> None:
+        while not self._stop.wait(INTERVAL_S):
+            self._look()
+
+    def _look(self) -> None:
+        gpu, cpu = gpu_clock(self._sysfs), _cpu_mhz(self._sysfs)
+        now = (gpu.now if gpu else None, cpu[0] if cpu else None)
+        self._samples.append((*now, _temperatures(self._sysfs), _alarms(self._sysfs)))
 
 
 def _cpu_mhz(sysfs: Path) -> tuple[int, int, int] | None:

@@ -14,7 +14,7 @@ from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, Preci
 from ..bundle import EDGE, Cost, Part, PartyBundle, open_party
 from ..errors import DeviceError
 from ..tensors import Array
-from .conditions import Conditions
+from .conditions import Conditions, ConditionsSampler, Extremes
 from .feeds import random_feeds
 from .layers import layer_times
 from .machine import Machine
@@ -92,7 +92,8 @@ class ProfileReport(msgspec.Struct, frozen=True):
     """Everything measured here; ``undefended`` and ``ratio`` are None for the undefended baseline itself.
 
     ``after`` are the device's parts that follow the servers' answers. ``wire_bytes_by_server`` is for one image;
-    ``begin`` and ``end`` are the conditions before the first timed run and after the last.
+    ``begin`` and ``end`` are the conditions before the first timed run and after the last, ``during`` the worst
+    between.
     """
 
     bundle_id: str
@@ -104,6 +105,7 @@ class ProfileReport(msgspec.Struct, frozen=True):
     num_threads: int | None
     seed: int
     begin: Conditions
+    during: Extremes
     end: Conditions
     encoder: PartProfile
     after: list[PartProfile]
@@ -154,7 +156,8 @@ def profile_edge(
     execution = execution._replace(max_batch=batch)
     loaded = [_load(part, bundle, execution, batch) for part in parts]
     begin = Conditions.now()
-    _time_in_turns(loaded, warmup, runs, until_stable, progress)
+    with ConditionsSampler() as sampler:
+        _time_in_turns(loaded, warmup, runs, until_stable, progress)
     end = Conditions.now()
     energies = _energies(loaded)
     profiles = [
@@ -173,6 +176,7 @@ def profile_edge(
         num_threads=execution.num_threads,
         seed=0,
         begin=begin,
+        during=sampler.extremes(),
         end=end,
         encoder=profiles[0],
         after=profiles[1 : len(own)],

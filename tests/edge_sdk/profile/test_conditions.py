@@ -1,4 +1,6 @@
-from edge_sdk.profile.conditions import Conditions
+import time
+
+from edge_sdk.profile.conditions import INTERVAL_S, Conditions, ConditionsSampler
 
 
 def _write(path, text):
@@ -28,3 +30,28 @@ def test_a_jetsons_conditions_are_read_from_its_files(tmp_path):
 
 def test_a_machine_that_tells_nothing_is_no_error(tmp_path):
     assert Conditions.now(tmp_path) == Conditions(None, None, None, {}, [])
+
+
+def test_what_happens_between_is_seen(tmp_path):
+    clock = tmp_path / "sys/class/devfreq/17000000.gpu"
+    for name in ("cur", "min", "max"):
+        _write(clock / f"{name}_freq", 1_020_000_000)
+    zone = tmp_path / "sys/devices/virtual/thermal/thermal_zone0"
+    _write(zone / "type", "gpu-thermal")
+    _write(zone / "temp", 50_000)
+    alarm = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    _write(alarm / "in1_label", "VDD_IN")
+    with ConditionsSampler(tmp_path) as sampler:
+        _write(clock / "cur_freq", 510_000_000)
+        _write(zone / "temp", 97_500)
+        _write(alarm / "curr1_crit_alarm", 1)
+        time.sleep(3 * INTERVAL_S)
+        _write(clock / "cur_freq", 1_020_000_000)
+        _write(zone / "temp", 60_000)
+        _write(alarm / "curr1_crit_alarm", 0)
+    worst = sampler.extremes()
+    assert worst.num_samples >= 3
+    assert worst.lowest_gpu_mhz == 510
+    assert worst.lowest_cpu_mhz is None
+    assert worst.highest_c == {"gpu-thermal": 97.5}
+    assert worst.alarms == ["VDD_IN"]
