@@ -21,8 +21,6 @@ from .recipes import check_image_size
 from .shipped import RECEIVED, ShippedGraphs
 
 PARITY_IMAGES = 64
-PARITY_LIMIT = 1e-3
-"""Largest difference between torch and ONNX Runtime, in features and logits, that a float32 export may show."""
 
 
 class ParityImages(NamedTuple):

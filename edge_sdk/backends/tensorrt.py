@@ -189,9 +189,7 @@ class TensorRTBackend:
         try:
             yield
         except self._cuda.MemoryError as error:
-            raise DeviceError(
-                f"the GPU has too little memory: {error}; end what else runs, or lower the batch"
-            ) from error
+            raise DeviceError(f"the GPU has too little memory: {error}; {WITH_LITTLE_MEMORY}") from error
         except self._cuda.Error as error:
             raise BackendError(f"CUDA failed: {error}") from error
         finally:
@@ -209,7 +207,7 @@ class _Buffer:
     """Memory of one tensor on both sides, for the largest batch; one and the same on an integrated GPU."""
 
     def __init__(self, driver: Any, spec: TensorSpec, max_batch: int, integrated: bool) -> None:
-        self._driver, self._integrated = driver, integrated
+        self._driver = driver
         shape = (spec.shape[0] or max_batch, *spec.shape[1:])
         flags = driver.host_alloc_flags.DEVICEMAP if integrated else 0
         self.host: Array = driver.pagelocked_empty(shape, spec.numpy_dtype, mem_flags=flags)

@@ -9,6 +9,7 @@ from types import TracebackType
 import msgspec
 
 from ..jetson import gpu_clock, is_jetson, power_mode
+from ..sysfs import read_number, read_text
 
 __all__ = ["Conditions", "ConditionsSampler", "Extremes"]
 
@@ -117,7 +118,7 @@ class ConditionsSampler:
 
 def _cpu_mhz(sysfs: Path) -> tuple[int, int, int] | None:
     folder = sysfs / "devices" / "system" / "cpu" / "cpu0" / "cpufreq"
-    found = [_number(folder / f"scaling_{name}_freq") for name in ("cur", "min", "max")]
+    found = [read_number(folder / f"scaling_{name}_freq") for name in ("cur", "min", "max")]
     now, lowest, highest = (None if each is None else each // 1000 for each in found)  # files are in kHz
     return None if now is None or lowest is None or highest is None else (now, lowest, highest)
 
@@ -126,7 +127,7 @@ def _temperatures(sysfs: Path) -> dict[str, float]:
     """A zone that is switched off cannot be read, or reads some -256 C; a PMIC's constant 100 C says nothing."""
     temperatures = {}
     for zone in sorted((sysfs / "devices" / "virtual" / "thermal").glob("thermal_zone*")):
-        name, millidegrees = _text(zone / "type"), _number(zone / "temp")
+        name, millidegrees = read_text(zone / "type"), read_number(zone / "temp")
         if name and millidegrees is not None and millidegrees > -100_000 and not name.startswith("PMIC"):
             temperatures[name] = millidegrees / 1000
     return temperatures
@@ -134,22 +135,8 @@ def _temperatures(sysfs: Path) -> dict[str, float]:
 
 def _alarms(sysfs: Path) -> list[str]:
     return [
-        _text(folder / f"in{n}_label") or f"{folder.name} channel {n}"
+        read_text(folder / f"in{n}_label") or f"{folder.name} channel {n}"
         for folder in sorted((sysfs / "bus" / "i2c" / "drivers").glob("ina3221/*/hwmon/hwmon*"))
         for n in (1, 2, 3)
-        if any(_number(folder / f"curr{n}_{kind}_alarm") for kind in ("max", "crit"))
+        if any(read_number(folder / f"curr{n}_{kind}_alarm") for kind in ("max", "crit"))
     ]
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

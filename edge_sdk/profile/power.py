@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..errors import DeviceError
+from ..sysfs import read_number, read_text
 from .tegrastats import parse_tegrastats
 
 __all__ = ["Energy", "PowerSampler", "PowerSource", "Rail", "TegrastatsPower", "find_rails", "power_source"]
@@ -65,11 +66,12 @@ def find_rails(root: Path = Path("/")) -> list[Rail]:
 
 def _hwmon(drivers: Path) -> Iterator[Rail]:
     """JetPack 5 and later: mV and mA of channels 1 to 3; further channels are shunts and their sum."""
+    # A channel that is switched off has its files all the same, and refuses to be read.
     for folder in sorted(drivers.glob("ina3221/*/hwmon/hwmon*")):
         for n in (1, 2, 3):
-            name = _text(folder / f"in{n}_label")
+            name = read_text(folder / f"in{n}_label")
             volts, amperes = folder / f"in{n}_input", folder / f"curr{n}_input"
-            if name and "NC" not in name.split() and _number(volts) and _number(amperes):
+            if name and "NC" not in name.split() and None not in (read_number(volts), read_number(amperes)):
                 yield Rail(name, (volts, amperes), 1000)
 
 
@@ -77,25 +79,9 @@ def _iio(drivers: Path) -> Iterator[Rail]:
     """JetPack 4: mW of channels 0 to 2."""
     for folder in sorted(drivers.glob("ina3221x/*/iio:device*")):
         for n in (0, 1, 2):
-            name, watts = _text(folder / f"rail_name_{n}"), folder / f"in_power{n}_input"
-            if name and "NC" not in name.split() and _number(watts):
+            name, watts = read_text(folder / f"rail_name_{n}"), folder / f"in_power{n}_input"
+            if name and "NC" not in name.split() and read_number(watts) is not None:
                 yield Rail(name, (watts,), 1)
-
-
-def _number(path: Path) -> bool:
-    """Whether it can be read: a channel that is switched off has its files all the same."""
-    try:
-        int(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
 
 
 @contextmanager
