@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Protocol
 
 from ..bundle import Part, PartyBundle
+from ..engine.build import EngineOptions, Precision
 from ..errors import ConfigError
 from ..tensors import Array, TensorSpec
 
 __all__ = ["DEFAULT_EXECUTION", "Backend", "BackendName", "Execution", "Precision", "open_backend"]
 
 BackendName = Literal["onnxruntime", "tensorrt"]
-Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Backend(Protocol):
@@ -68,7 +68,6 @@ def open_backend(part: Part, bundle: PartyBundle, execution: Execution) -> Backe
 
         return OnnxRuntimeBackend(onnx, execution.num_threads)
     if execution.backend == "tensorrt":
-        from ..engine.build import EngineOptions
         from .tensorrt import TensorRTBackend
 
         precision = execution.precision if part.variants else "fp32"

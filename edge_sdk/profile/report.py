@@ -8,7 +8,7 @@ from ..errors import DataError
 from ..page import write_page
 from .encoder import PartProfile, ProfileReport
 from .plots import latency_histogram, layer_bars, roofline
-from .roofline import layer_points, measured_roofs
+from .roofline import layer_bytes, layer_points, measured_roofs
 from .stats import UNSTEADY
 
 __all__ = ["write_html"]
@@ -68,7 +68,7 @@ def _layers(part: PartProfile, batch: int) -> list[dict[str, object]]:
                     "op": layer.op,
                     "output": "x".join(str(size) for size in layer.output_shape[1:]),
                     "mflop": layer.flops * batch / 1e6,
-                    "bytes": layer.weight_bytes + 4 * layer.activation_elements * batch,
+                    "bytes": layer_bytes(layer, batch),
                     "ms": took,
                     "share": took / whole if took is not None and whole else None,
                 }
