@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,15 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import Part
 from edge_sdk.errors import BackendError
 from edge_sdk.files import cache_folder
 from edge_sdk.images import decode_image, find_images, fit_image
+from edge_sdk.tensors import Array
 
 from .data import image_folder
 from .data.cifar import ARCHIVES
+from .placement import Chain
 from .recipes import check_image_size
-from .shipped import RECEIVED, ShippedGraphs
+from .shipped import ShippedGraphs
 
 PARITY_IMAGES = 64
 
@@ -56,12 +58,13 @@ def parity_images(data: str | None, image_size: int, seed: int = 0) -> ParityIma
 
 
 def compare(
-    graphs: ShippedGraphs, files: Mapping[str, bytes], images: ParityImages, limit: float | None
+    graphs: ShippedGraphs, parts: Sequence[Part], files: Mapping[str, bytes], images: ParityImages, limit: float | None
 ) -> dict[str, Any]:
     """Run torch and ONNX Runtime on the same images.
 
     Args:
         graphs: the torch side.
+        parts: of the placement graph.
         files: ONNX by part.
         images: to compare on.
         limit: of the largest difference; None sets none.
@@ -75,29 +78,21 @@ def compare(
     """
     model, _, edge, tails = graphs
     names, features, logits, same = graphs.names, 0.0, 0.0, 0
-    with OnnxRuntimeBackend(files["encoder"]) as encoder, torch.no_grad():
-        batch = encoder.inputs[0].shape[0] or len(images.pixels)
-        backends = [OnnxRuntimeBackend(files[name]) for name in names.tails]
-        fusion = OnnxRuntimeBackend(files["fusion"]) if "fusion" in files else None
-        for start in range(0, len(images.pixels), batch):
-            pixels = images.pixels[start : start + batch]
-            drawn = graphs.draw_noise(torch.from_numpy(pixels))
-            noise = {name: n.numpy() for name, n in zip(names.noises, drawn, strict=False)}
-            sent = encoder.run({"image": pixels, **noise})
-            expected: list[Tensor] = []
-            answers: dict[str, NDArray[Any]] = {}
-            for i, share in enumerate(edge(torch.from_numpy(pixels), drawn)):
-                name = names.shares[i]
-                features = _worse(features, share.numpy(), sent[name])
-                expected.append(tails[i](share))
-                answers.update(backends[i].run({name: sent[name]}))
-                logits = _worse(logits, expected[i].numpy(), answers[names.outputs[i]])
-            found = answers[names.outputs[0]]
-            if fusion is not None:
-                received = np.ones((len(pixels), len(tails)), np.float32)
-                found = fusion.run({**answers, RECEIVED: received})["logits"]
-                logits = _worse(logits, model.fuse(expected).numpy(), found)
-            same += int((model.fuse(expected).numpy().argmax(1) == found.argmax(1)).sum())
+    chain = Chain(parts, files)
+    batch = chain.batch or len(images.pixels)
+    for start in range(0, len(images.pixels), batch):
+        pixels = images.pixels[start : start + batch]
+        drawn = graphs.draw_noise(torch.from_numpy(pixels))
+        found = chain.run(pixels, graphs.named(drawn))
+        with torch.no_grad():
+            shares = edge(torch.from_numpy(pixels), drawn)
+            outputs = [tail(share) for tail, share in zip(tails, shares, strict=True)]
+            answer = model.fuse(outputs)
+        for name, share in zip(names.shares, shares, strict=True):
+            features = _worse(features, share, found[name])
+        for name, output in (*zip(names.outputs, outputs, strict=True), (chain.answer, answer)):
+            logits = _worse(logits, output, found[name])
+        same += int((answer.numpy().argmax(1) == found[chain.answer].argmax(1)).sum())
     record = {
         "images": images.source,
         "num_images": len(images.pixels),
@@ -115,6 +110,6 @@ def compare(
     return record
 
 
-def _worse(sofar: float, a: NDArray[Any], b: NDArray[Any]) -> float:
-    """The larger of a difference and that of two arrays; NaN stays NaN."""
-    return float(np.maximum(sofar, np.abs(a.astype(np.float64) - b.astype(np.float64)).max()))
+def _worse(sofar: float, torchs: Tensor, ours: Array) -> float:
+    """The larger of a difference and that of two tensors; NaN stays NaN."""
+    return float(np.maximum(sofar, np.abs(torchs.double().numpy() - ours.astype(np.float64)).max()))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.bundle import Part
 from edge_sdk.errors import ConfigError, needs_extra
 
 from .onnx import checked_onnx
+from .placement import FUSION
 from .quantize import Quantized, quantize
 from .shipped import ShippedGraphs
 
@@ -20,6 +22,7 @@ LowPrecision = Literal["fp16", "int8"]
 
 def lowered(
     graphs: ShippedGraphs,
+    parts: Sequence[Part],
     files: Mapping[str, bytes],
     precision: LowPrecision,
     calibration: NDArray[np.uint8] | None,
@@ -28,6 +31,7 @@ def lowered(
 
     Args:
         graphs: the torch side.
+        parts: of the placement graph.
         files: ONNX by part, in float32.
         precision: the lower one.
         calibration: uint8 ``(N, H, W, 3)``, for int8.
@@ -37,10 +41,10 @@ def lowered(
         BackendError: a part cannot be converted.
     """
     if precision == "fp16":
-        return Quantized({part: to_fp16(files[part]) for part in files if part != "fusion"}, [])
+        return Quantized({part: to_fp16(files[part]) for part in files if part != FUSION}, [])
     if calibration is None:
         raise ConfigError("int8 needs images to calibrate on: give the training data to --data")
-    return quantize(graphs, files, calibration)
+    return quantize(graphs, parts, files, calibration)
 
 
 def to_fp16(model: bytes) -> bytes:

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import Part
 from edge_sdk.errors import BackendError, needs_extra
 from edge_sdk.progress import track
+from edge_sdk.tensors import Array
 
 from .onnx import checked_onnx
-from .shipped import RECEIVED, ShippedGraphs
+from .placement import FUSION, REFERENCE, Chain
+from .shipped import ShippedGraphs
 
 OPERATORS = ["Conv", "Gemm", "MatMul"]
 BATCH = 16
@@ -40,78 +42,72 @@ class Quantized(NamedTuple):
     kept: list[str]
 
 
-def quantize(graphs: ShippedGraphs, files: Mapping[str, bytes], pixels: NDArray[np.uint8]) -> Quantized:
+def quantize(
+    graphs: ShippedGraphs, parts: Sequence[Part], files: Mapping[str, bytes], pixels: NDArray[np.uint8]
+) -> Quantized:
     """Encoder, tails and the undefended encoder in int8; the fusion stays as it is.
 
     Args:
         graphs: the torch side.
+        parts: of the placement graph.
         files: ONNX by part, in float32.
         pixels: uint8 ``(N, H, W, 3)``, to calibrate on: training images.
 
     Raises:
         BackendError: ONNX Runtime's quantiser refuses a part.
     """
-    chain = _Chain(graphs, files, pixels)
-    parts = {part: _Part(files[part], chain.feeds[part]) for part in chain.feeds}
-    found = {part: each.quantized(()) for part, each in parts.items()}
-    if chain.agreement(found) >= AGREEMENT:
+    calibration = _Calibration(graphs, parts, files, pixels)
+    own = {part: _Quantizable(files[part], feeds) for part, feeds in calibration.feeds.items()}
+    found = {part: each.quantized(()) for part, each in own.items()}
+    if calibration.agreement(found) >= AGREEMENT:
         return Quantized(found, [])
-    layers = [(part, node) for part, each in parts.items() if part != "reference" for node in each.nodes]
+    layers = [(part, node) for part, each in own.items() if part != REFERENCE for node in each.nodes]
     alone = {
-        (part, node): chain.agreement({part: parts[part].quantized(set(parts[part].nodes) - {node})})
+        (part, node): calibration.agreement({part: own[part].quantized(set(own[part].nodes) - {node})})
         for part, node in track(layers, len(layers), "which layers bear 8 bits")
     }
-    kept: dict[str, set[str]] = {part: set() for part in parts}
+    kept: dict[str, set[str]] = {part: set() for part in own}
     for part, node in sorted(layers, key=lambda layer: alone[layer]):
         kept[part].add(node)
-        found[part] = parts[part].quantized(kept[part])
-        if chain.agreement(found) >= AGREEMENT:
+        found[part] = own[part].quantized(kept[part])
+        if calibration.agreement(found) >= AGREEMENT:
             break
     return Quantized(found, sorted(f"{part}/{node}" for part, nodes in kept.items() for node in nodes))
 
 
-class _Chain:
+class _Calibration:
     """The whole model on the calibration images: what each part is fed with, and what comes out."""
 
-    def __init__(self, graphs: ShippedGraphs, files: Mapping[str, bytes], pixels: NDArray[np.uint8]) -> None:
-        self._names, self._files = graphs.names, dict(files)
-        with OnnxRuntimeBackend(files["encoder"]) as encoder:
-            batch = encoder.inputs[0].shape[0] or min(BATCH, len(pixels))
-            self.feeds: dict[str, Feeds] = {part: [] for part in files if part != "fusion"}
-            for start in range(0, len(pixels) - batch + 1, batch):
-                part = pixels[start : start + batch]
-                drawn = graphs.draw_noise(torch.from_numpy(part))
-                noise = {name: n.numpy() for name, n in zip(self._names.noises, drawn, strict=False)}
-                self.feeds["encoder"].append({"image": part, **noise})
-                if "reference" in self.feeds:
-                    self.feeds["reference"].append({"image": part})
-                sent = encoder.run(self.feeds["encoder"][-1])
-                for tail, share in zip(self._names.tails, self._names.shares, strict=True):
-                    self.feeds[tail].append({share: sent[share]})
-        self._expected = self._answers({})
+    def __init__(
+        self, graphs: ShippedGraphs, parts: Sequence[Part], files: Mapping[str, bytes], pixels: NDArray[np.uint8]
+    ) -> None:
+        self._parts, self._files = parts, dict(files)
+        chain = Chain(parts, files)
+        batch = chain.batch or min(BATCH, len(pixels))
+        self.feeds: dict[str, Feeds] = {part: [] for part in files if part != FUSION}
+        self._inputs: list[tuple[Array, dict[str, Array]]] = []
+        expected = []
+        for start in range(0, len(pixels) - batch + 1, batch):
+            images = pixels[start : start + batch]
+            noise = graphs.named(graphs.draw_noise(torch.from_numpy(images)))
+            self._inputs.append((images, noise))
+            known = chain.run(images, noise)
+            expected.append(known[chain.answer].argmax(1))
+            for part in parts:
+                if part.name != FUSION:
+                    self.feeds[part.name].append({spec.name: known[spec.name] for spec in part.inputs})
+            if REFERENCE in self.feeds:
+                self.feeds[REFERENCE].append({"image": images})
+        self._expected = np.concatenate(expected)
 
     def agreement(self, changed: Mapping[str, bytes]) -> float:
-        """Share of the images with the same answer as in float32, with these parts instead."""
-        return float((self._answers(changed) == self._expected).mean())
-
-    def _answers(self, changed: Mapping[str, bytes]) -> NDArray[np.int64]:
-        files = {**self._files, **changed}
-        backends = {name: OnnxRuntimeBackend(files[name]) for name in files if name != "reference"}
-        answers = []
-        for feed in self.feeds["encoder"]:
-            known = backends["encoder"].run(feed)
-            for tail, share in zip(self._names.tails, self._names.shares, strict=True):
-                known |= backends[tail].run({share: known[share]})
-            logits = known[self._names.outputs[0]]
-            if "fusion" in backends:
-                received = np.ones((len(logits), len(self._names.tails)), np.float32)
-                outputs = {name: known[name] for name in self._names.outputs}
-                logits = backends["fusion"].run({**outputs, RECEIVED: received})["logits"]
-            answers.append(logits.argmax(1))
-        return np.concatenate(answers)
+        """Share of the images with the same answer as in float32, with these files instead."""
+        chain = Chain(self._parts, {**self._files, **changed})
+        answers = [chain.run(images, noise)[chain.answer].argmax(1) for images, noise in self._inputs]
+        return float((np.concatenate(answers) == self._expected).mean())
 
 
-class _Part:
+class _Quantizable:
     """One ONNX file with what it is calibrated on; ``nodes`` are those that can be quantised."""
 
     def __init__(self, model: bytes, feeds: Feeds) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from edge_sdk.errors import ConfigError, DataError
+from edge_sdk.tensors import Array
 
 from .checkpoint import Checkpoint
 from .defenses import SplitModel
@@ -53,6 +55,10 @@ class ShippedGraphs(NamedTuple):
             return []
         with torch.no_grad():
             return [torch.randn_like(share) for share in self.model.shares(images.permute(0, 3, 1, 2).float() / 255)]
+
+    def named(self, noise: Sequence[Tensor]) -> dict[str, Array]:
+        """Noise as the exported encoder takes it: by the names of its inputs."""
+        return {name: each.numpy() for name, each in zip(self.names.noises, noise, strict=False)}
 
     def encoder_onnx(self, image_size: int, batch: BatchMode) -> bytes:
         """The encoder's file: the image and, for a model with noise, its numbers in; one tensor a share out."""

@@ -12,18 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 import edge_sdk
-from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, FORMAT_VERSION, Manifest, Part, bundle_id, check_target, write_bundle
 from edge_sdk.errors import ConfigError
 
 from .checkpoint import Checkpoint, build_defense
-from .cost import count_cost
 from .defenses import BASELINE, defense_class, model_config
 from .onnx import OPSET, BatchMode, EdgeGraph, FusionGraph, to_onnx
 from .parity import ParityImages, compare
+from .placement import ENCODER, FUSION, REFERENCE, placement_graph, read_part
 from .precision import LowPrecision, lowered
 from .recipes import check_image_size
-from .shipped import RECEIVED, TensorNames, shipped_graphs, source
+from .shipped import RECEIVED, shipped_graphs
 from .wire import Wire, WireDtype
 
 PARITY_LIMIT = 1e-3
@@ -76,7 +75,7 @@ def export_bundle(
     graphs = shipped_graphs(checkpoint, wire_dtype, key)
     model, wires, edge, tails = graphs
     names = graphs.names
-    files: dict[str, bytes] = {"encoder": graphs.encoder_onnx(size, batch)}
+    files: dict[str, bytes] = {ENCODER: graphs.encoder_onnx(size, batch)}
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         packed = edge(example, graphs.draw_noise(example))
@@ -85,34 +84,30 @@ def export_bundle(
     if model.fusion is not None:
         answers = [torch.zeros(len(example), len(checkpoint.class_names)) for _ in tails]
         received = torch.ones(len(example), len(tails))
-        files["fusion"] = to_onnx(
+        files[FUSION] = to_onnx(
             FusionGraph(model.fusion).eval(), (answers, received), [*names.outputs, RECEIVED], ["logits"], batch
         )
     if checkpoint.defense != BASELINE:
-        files["reference"] = _undefended_encoder(checkpoint, size, batch)
-    parity = {"fp32": compare(graphs, files, images, PARITY_LIMIT if wire_dtype == "float32" else None)}
-    variants: dict[LowPrecision, dict[str, bytes]] = {}
+        files[REFERENCE] = _undefended_encoder(checkpoint, size, batch)
+    parts = placement_graph(files, names)
+    parity = {"fp32": compare(graphs, parts, files, images, PARITY_LIMIT if wire_dtype == "float32" else None)}
+    variants: dict[str, dict[str, bytes]] = {}
     for precision in precisions:
-        variants[precision], kept = lowered(graphs, files, precision, calibration)
-        record = compare(graphs, {**files, **variants[precision]}, images, None)
+        variants[precision], kept = lowered(graphs, parts, files, precision, calibration)
+        record = compare(graphs, parts, {**files, **variants[precision]}, images, None)
         parity[precision] = {**record, "kept_in_fp32": kept} if precision == "int8" else record
-    manifests, contents = _manifests(checkpoint, files, variants, names, wires, size, batch, parity, privacy)
-    write_bundle(out, manifests, contents)
-    return parity
-
-
-def _manifests(
-    checkpoint: Checkpoint,
-    files: dict[str, bytes],
-    variants: dict[LowPrecision, dict[str, bytes]],
-    names: TensorNames,
-    wires: Sequence[Wire],
-    size: int,
-    batch: BatchMode,
-    parity: dict[str, Any],
-    privacy: dict[str, Any] | None,
-) -> tuple[dict[str, Manifest], dict[str, dict[str, bytes]]]:
-    config = {key: getattr(checkpoint.config, key) for key in checkpoint.config.__dataclass_fields__}
+    if REFERENCE in files:
+        parts += (read_part(REFERENCE, EDGE, files[REFERENCE]),)
+    parts = tuple(
+        msgspec.structs.replace(
+            part, variants={p: f"{part.name}.{p}.onnx" for p in variants if part.name in variants[p]}
+        )
+        for part in parts
+    )
+    contents: dict[str, dict[str, bytes]] = {part.placement: {} for part in parts}
+    for part in parts:
+        contents[part.placement][f"{part.name}.onnx"] = files[part.name]
+        contents[part.placement] |= {file: variants[p][part.name] for p, file in part.variants.items()}
     export = {
         "edgesdk": edge_sdk.__version__,
         "torch": str(torch.__version__),
@@ -121,55 +116,55 @@ def _manifests(
         "batch": batch,
         "wire": [{"dtype": w.dtype, **({"low": w.low, "high": w.high} if w.dtype == "uint8" else {})} for w in wires],
     }
-    every = {**files, **{f"{name}.{p}": content for p, found in variants.items() for name, content in found.items()}}
+    write_bundle(out, _manifests(checkpoint, parts, contents, export, parity, privacy), contents)
+    return parity
+
+
+def _manifests(
+    checkpoint: Checkpoint,
+    parts: Sequence[Part],
+    contents: dict[str, dict[str, bytes]],
+    export: dict[str, Any],
+    parity: dict[str, Any],
+    privacy: dict[str, Any] | None,
+) -> dict[str, Manifest]:
+    """What each party is told: the device of all parts, though only of the files of its own, a server of its part."""
+    config = {key: getattr(checkpoint.config, key) for key in checkpoint.config.__dataclass_fields__}
+    every = {file: content for own in contents.values() for file, content in own.items()}
     identity = bundle_id(every, {"defense": checkpoint.defense, "config": config, "export": export})
     common = {"format_version": FORMAT_VERSION, "bundle_id": identity, "defense": checkpoint.defense}
-    others = {part: {p: f"{part}.{p}.onnx" for p in variants} for part in ("encoder", "reference", *names.tails)}
-    encoder = _part("encoder", EDGE, files["encoder"], others["encoder"])
-    local = [_part(name, f"server{i}", files[name], others[name]) for i, name in enumerate(names.tails)]
-    remote = [Part(part.name, part.placement, part.inputs, part.outputs) for part in local]
-    contents = {EDGE: {"encoder.onnx": files["encoder"]}}
-    contents[EDGE] |= {f"encoder.{precision}.onnx": found["encoder"] for precision, found in variants.items()}
-    fusion = []
-    if "fusion" in files:
-        contents[EDGE]["fusion.onnx"] = files["fusion"]
-        fusion = [_part("fusion", EDGE, files["fusion"], {})]
-    reference = None
-    if "reference" in files:
-        contents[EDGE]["reference.onnx"] = files["reference"]
-        contents[EDGE] |= {f"reference.{precision}.onnx": found["reference"] for precision, found in variants.items()}
-        reference = _part("reference", EDGE, files["reference"], others["reference"])
-    manifests = {
-        EDGE: Manifest(
-            **common,
-            party=EDGE,
-            parts=(encoder, *remote, *fusion),
-            privacy=privacy,
-            config=config,
-            labels=checkpoint.class_names,
-            preprocessing={
-                "input": f"uint8 RGB (N, {size}, {size}, 3); centred crop and bicubic resize before it",
-                "in_graph": "x / 255, then (x - mean) / std per channel",
-                "mean": list(checkpoint.config.mean),
-                "std": list(checkpoint.config.std),
-            },
-            provenance={
-                "paper": defense_class(checkpoint.defense).paper,
-                "training": checkpoint.training,
-                "data": checkpoint.data,
-                "export": export,
-                "parity": parity,
-            },
-            accuracy=_accuracy(checkpoint) if size == checkpoint.image_size else {},
-            wire_bytes=sum(spec.bytes_per_sample for spec in encoder.outputs),
-            reference=reference,
-        ),
-    }
-    for part in local:
-        manifests[part.placement] = Manifest(**common, party=part.placement, parts=(part,))
-        contents[part.placement] = {f"{part.name}.onnx": files[part.name]}
-        contents[part.placement] |= {f"{part.name}.{p}.onnx": found[part.name] for p, found in variants.items()}
-    return manifests, contents
+    size = export["image_size"]
+    edge = Manifest(
+        **common,
+        party=EDGE,
+        parts=tuple(p if p.placement == EDGE else _elsewhere(p) for p in parts if p.name != REFERENCE),
+        privacy=privacy,
+        config=config,
+        labels=checkpoint.class_names,
+        preprocessing={
+            "input": f"uint8 RGB (N, {size}, {size}, 3); centred crop and bicubic resize before it",
+            "in_graph": "x / 255, then (x - mean) / std per channel",
+            "mean": list(checkpoint.config.mean),
+            "std": list(checkpoint.config.std),
+        },
+        provenance={
+            "paper": defense_class(checkpoint.defense).paper,
+            "training": checkpoint.training,
+            "data": checkpoint.data,
+            "export": export,
+            "parity": parity,
+        },
+        accuracy=_accuracy(checkpoint) if size == checkpoint.image_size else {},
+        wire_bytes=sum(spec.bytes_per_sample for spec in parts[0].outputs),
+        reference=next((part for part in parts if part.name == REFERENCE), None),
+    )
+    servers = (Manifest(**common, party=p.placement, parts=(p,)) for p in parts if p.placement != EDGE)
+    return {EDGE: edge, **{server.party: server for server in servers}}
+
+
+def _elsewhere(part: Part) -> Part:
+    """A part as those know it who do not run it."""
+    return Part(part.name, part.placement, part.inputs, part.outputs)
 
 
 def _accuracy(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -186,9 +181,3 @@ def _undefended_encoder(checkpoint: Checkpoint, size: int, batch: BatchMode) -> 
         model = build_defense(BASELINE, model_config(BASELINE, **shared)).eval()
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
     return to_onnx(EdgeGraph(model, [Wire("float32")]).eval(), (example,), ["image"], ["features"], batch)
-
-
-def _part(name: str, placement: str, content: bytes, variants: dict[str, str]) -> Part:
-    with OnnxRuntimeBackend(content) as backend:
-        inputs = (msgspec.structs.replace(spec, source=source(spec.name)) for spec in backend.inputs)
-        return Part(name, placement, tuple(inputs), backend.outputs, f"{name}.onnx", count_cost(content), variants)

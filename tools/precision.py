@@ -16,53 +16,42 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_sdk.backends import Execution, open_backend
 from edge_sdk.bundle import EDGE, Part, PartyBundle, open_party, parties
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.images import decode_image, find_images, fit_image
 from edge_sdk.profile.machine import Machine
 from edge_sdk.progress import track
-from edge_sdk.tensors import Array, TensorSpec
+from edge_sdk.tensors import Array
+from export.placement import Chain
 
 BATCH = 100
 ROUNDS = 200
 
 
-class Chain:
+class Bundle:
     """All parts of a bundle in one precision, in this process."""
 
     def __init__(self, folders: Sequence[PartyBundle], precision: str, threads: int) -> None:
         self.precision = precision
-        edge = folders[0]
         owned = {part.name: (part, folder) for folder in folders for part in folder.manifest.parts if part.file}
-        self._parts = [owned[part.name] for part in edge.manifest.parts]
-        execution = Execution(precision=precision, num_threads=threads)  # type: ignore[arg-type]
-        self._backends = [open_backend(part, folder, execution) for part, folder in self._parts]
+        self._parts = [owned[part.name][0] for part in folders[0].manifest.parts]
+        self._files = {name: folder.onnx(part, precision) for name, (part, folder) in owned.items()}
+        self._chain = Chain(self._parts, self._files, threads)
         self._random = np.random.default_rng(0)
 
     def logits(self, images: Array) -> Array:
         """Of images uint8 ``(N, H, W, 3)``."""
-        known: dict[str, Array] = {}
-        for (part, _), backend in zip(self._parts, self._backends, strict=True):
-            known |= backend.run({spec.name: self._feed(spec, images, known) for spec in part.inputs})
-        return known[self._parts[-1][0].outputs[0].name]
+        noise = {
+            spec.name: self._random.standard_normal((len(images), *(size or 0 for size in spec.shape[1:])), np.float32)
+            for spec in self._parts[0].inputs
+            if spec.source == "normal"
+        }
+        return self._chain.run(images, noise)[self._chain.answer]
 
-    def _feed(self, spec: TensorSpec, images: Array, known: dict[str, Array]) -> Array:
-        shape = (len(images), *(size or 0 for size in spec.shape[1:]))
-        if spec.source == "normal":
-            return self._random.standard_normal(shape).astype(np.float32)
-        if spec.source == "received":
-            return np.ones(shape, np.float32)
-        return known.get(spec.name, images)
-
-    def size(self, placement_is_edge: bool) -> int:
+    def size(self, of_the_device: bool) -> int:
         """Bytes of the files of the device, or of all servers."""
-        return sum(
-            len(folder.onnx(part, self.precision))
-            for part, folder in self._parts
-            if (part.placement == EDGE) == placement_is_edge
-        )
+        return sum(len(self._files[p.name]) for p in self._parts if (p.placement == EDGE) == of_the_device)
 
 
 def main() -> None:
@@ -83,7 +72,7 @@ def run(bundle: Path, images: Path, count: int | None, threads: int) -> None:
     """One row a precision."""
     folders = [open_party(path) for path in parties(bundle)]
     encoder: Part = folders[0].manifest.parts[0]
-    chains = [Chain(folders, precision, threads) for precision in ("fp32", *encoder.variants)]
+    chains = [Bundle(folders, precision, threads) for precision in ("fp32", *encoder.variants)]
     found = find_images([images])
     rows = np.linspace(0, len(found) - 1, min(count or len(found), len(found))).round().astype(int)
     labels = {name: i for i, name in enumerate(folders[0].manifest.labels)}
@@ -117,7 +106,7 @@ def run(bundle: Path, images: Path, count: int | None, threads: int) -> None:
     )
 
 
-def _times(chains: Sequence[Chain], image: Array) -> Array:
+def _times(chains: Sequence[Bundle], image: Array) -> Array:
     times = np.empty((ROUNDS, len(chains)))
     for i in range(-20, ROUNDS):
         for j, chain in enumerate(chains):

@@ -1,0 +1,74 @@
+"""The placement graph of an export, and all of it run in one process: to compare, and to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import EDGE, Part
+from edge_sdk.tensors import Array
+
+from .cost import count_cost
+from .shipped import TensorNames, source
+
+ENCODER, FUSION, REFERENCE = "encoder", "fusion", "reference"
+
+
+def placement_graph(files: Mapping[str, bytes], names: TensorNames) -> tuple[Part, ...]:
+    """Encoder, one tail for each server, and the fusion if there is one, in the order they run, with their costs.
+
+    Args:
+        files: ONNX by part.
+        names: of the tensors that join them.
+    """
+    tails = (read_part(tail, f"server{i}", files[tail]) for i, tail in enumerate(names.tails))
+    fusion = [read_part(FUSION, EDGE, files[FUSION])] if FUSION in files else []
+    return (read_part(ENCODER, EDGE, files[ENCODER]), *tails, *fusion)
+
+
+def read_part(name: str, placement: str, onnx: bytes) -> Part:
+    """One part as its graph states it: inputs and where they come from, outputs, cost."""
+    with OnnxRuntimeBackend(onnx) as backend:
+        inputs = (msgspec.structs.replace(spec, source=source(spec.name)) for spec in backend.inputs)
+        return Part(name, placement, tuple(inputs), backend.outputs, f"{name}.onnx", count_cost(onnx))
+
+
+class Chain:
+    """All parts in one process, as no deployment has them.
+
+    Args:
+        parts: in the order they run.
+        files: ONNX by part.
+        num_threads: that an operator may use; None lets ONNX Runtime choose.
+
+    Raises:
+        BackendError: ONNX Runtime refuses a part.
+    """
+
+    def __init__(self, parts: Sequence[Part], files: Mapping[str, bytes], num_threads: int | None = None) -> None:
+        self._steps = [(part, OnnxRuntimeBackend(files[part.name], num_threads)) for part in parts]
+        self.batch = parts[0].inputs[0].shape[0]
+        """Images a run, where the graph fixes them."""
+        self.answer = parts[-1].outputs[0].name
+        """The tensor of the logits."""
+
+    def run(self, pixels: Array, noise: Mapping[str, Array]) -> dict[str, Array]:
+        """Every tensor of the graph, by name, where all servers answer.
+
+        Args:
+            pixels: uint8 ``(N, H, W, 3)``.
+            noise: the encoder's inputs that the device draws, by name.
+
+        Raises:
+            BackendError: ONNX Runtime fails.
+        """
+        known: dict[str, Array] = {"image": pixels, **noise}
+        for part, backend in self._steps:
+            for spec in part.inputs:
+                if spec.source == "received":
+                    known[spec.name] = np.ones((len(pixels), *(size or 0 for size in spec.shape[1:])), np.float32)
+            known |= backend.run({spec.name: known[spec.name] for spec in part.inputs})
+        return known
