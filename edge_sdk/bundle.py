@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,12 +28,17 @@ __all__ = [
     "Manifest",
     "Part",
     "PartyBundle",
+    "Precision",
+    "Variant",
     "bundle_id",
     "check_target",
     "open_party",
     "parties",
     "write_bundle",
 ]
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""That the files of a bundle come in."""
 
 FORMAT_VERSION = 1
 EDGE = "edge"
@@ -52,9 +57,12 @@ class LayerCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flops: int
     other_ops: int
     num_params: int
-    weight_bytes: int
     activation_elements: int
     output_shape: tuple[int, ...]
+
+    def elements(self, batch: int) -> int:
+        """Numbers that it moves at least for a batch: weights and activations, each once."""
+        return self.num_params + self.activation_elements * batch
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +83,13 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: tuple[LayerCost, ...]
 
 
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part in a lower precision: its ONNX file, and the bytes of all constants in it."""
+
+    file: str
+    weight_bytes: int
+
+
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One network of the placement graph.
 
@@ -85,7 +100,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         outputs: what it gives.
         file: its ONNX file in this party's folder; None for a part that another party runs.
         cost: of this part; None for a part that another party runs.
-        variants: its files in lower precisions, ``fp16`` or ``int8``; inputs and outputs are the same.
+        variants: the same in lower precisions, ``fp16`` or ``int8``; inputs and outputs are those of the first.
     """
 
     name: str
@@ -94,7 +109,23 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[TensorSpec, ...]
     file: str | None = None
     cost: Cost | None = None
-    variants: dict[str, str] = {}
+    variants: dict[Precision, Variant] = {}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All of its files in this party's folder."""
+        own = () if self.file is None else (self.file,)
+        return (*own, *(variant.file for variant in self.variants.values()))
+
+    def runs_in(self, precision: Precision) -> Precision:
+        """The precision that it runs in where this one is asked for: float32 for a part that has no other."""
+        return precision if precision in self.variants else "fp32"
+
+    def weight_bytes(self, precision: Precision) -> int:
+        """Of all constants in the file of this precision; 0 for a part that another party runs."""
+        if self.cost is None:
+            return 0
+        return self.variants[precision].weight_bytes if precision in self.variants else self.cost.weight_bytes
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -158,7 +189,7 @@ class PartyBundle(msgspec.Struct, frozen=True):
     manifest: Manifest
     files: dict[str, bytes]
 
-    def onnx(self, part: Part, precision: str = "fp32") -> bytes:
+    def onnx(self, part: Part, precision: Precision = "fp32") -> bytes:
         """The ONNX model of a part that this party runs, in this precision or, where the part has none, in float32.
 
         Raises:
@@ -170,7 +201,8 @@ class PartyBundle(msgspec.Struct, frozen=True):
                 f"{self.path}: exported in {', '.join(exported)}, not in {precision}; "
                 f"export it with --precision {precision}"
             )
-        return self.files[part.variants.get(precision) or part.file or ""]
+        variant = part.variants.get(precision)
+        return self.files[variant.file if variant else part.file or ""]
 
 
 def open_party(path: Path, expected: str | None = None) -> PartyBundle:
@@ -192,7 +224,7 @@ def open_party(path: Path, expected: str | None = None) -> PartyBundle:
     files = _read_verified(path)
     manifest = _decode(path, files[MANIFEST_FILE])
     for part in (*manifest.parts, *([manifest.reference] if manifest.reference else [])):
-        for file in (*([part.file] if part.file is not None else []), *part.variants.values()):
+        for file in part.files:
             if file not in files:
                 raise BundleError(f"{path}: {SUMS_FILE} does not list {file}")
     if expected is not None and (manifest.party == EDGE) != (expected == EDGE):
@@ -336,7 +368,7 @@ def _check_graph(path: Path, manifest: Manifest) -> None:
         local = part.placement == manifest.party
         if local != (part.file is not None):
             raise BundleError(f"{path}: part {part.name!r} runs on {part.placement}; its file is {part.file!r}")
-        for file in (*([part.file] if part.file is not None else []), *part.variants.values()):
+        for file in part.files:
             if Path(file).name != file or file.startswith("."):
                 raise BundleError(f"{path}: part {part.name!r}: {file!r} is not a plain file name")
         if part.variants and not local:

@@ -130,6 +130,7 @@ def _rtx() -> Iterator[Check]:
 
 def _describe_library(name: LibraryName) -> str:
     library = load_library(name)
+    library.new(library.module.Builder)  # what fails where driver and library do not fit together
     return f"{library.version}, {'strongly' if library.strongly_typed else 'weakly'} typed"
 
 

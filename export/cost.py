@@ -45,7 +45,6 @@ def count_cost(model: bytes) -> Cost:
                 flops=_flops(node, shapes),
                 other_ops=_other_ops(node, shapes),
                 num_params=sum(prod(tensor.dims) for tensor in floats),
-                weight_bytes=sum(numpy_helper.to_array(weights[name]).nbytes for name in own),
                 activation_elements=sum(_elements(shapes.get(name)) for name in _activations(node, weights)),
                 output_shape=tuple(shapes.get(node.output[0], ())),
             )
@@ -54,9 +53,14 @@ def count_cost(model: bytes) -> Cost:
         flops=sum(layer.flops for layer in layers),
         other_ops=sum(layer.other_ops for layer in layers),
         num_params=sum(layer.num_params for layer in layers),
-        weight_bytes=sum(layer.weight_bytes for layer in layers),
+        weight_bytes=weight_bytes(graph),
         layers=tuple(layers),
     )
+
+
+def weight_bytes(graph: onnx.GraphProto) -> int:
+    """Of all constants in a graph."""
+    return sum(numpy_helper.to_array(tensor).nbytes for tensor in graph.initializer)
 
 
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}

@@ -8,14 +8,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 import edge_sdk
-from edge_sdk.bundle import EDGE, FORMAT_VERSION, Manifest, Part, bundle_id, check_target, write_bundle
+from edge_sdk.bundle import EDGE, FORMAT_VERSION, Manifest, Part, Variant, bundle_id, check_target, write_bundle
 from edge_sdk.errors import ConfigError
 
 from .checkpoint import Checkpoint, build_defense
+from .cost import weight_bytes
 from .defenses import BASELINE, defense_class, model_config
 from .onnx import OPSET, BatchMode, EdgeGraph, FusionGraph, to_onnx
 from .parity import ParityImages, compare
@@ -100,14 +102,15 @@ def export_bundle(
         parts += (read_part(REFERENCE, EDGE, files[REFERENCE]),)
     parts = tuple(
         msgspec.structs.replace(
-            part, variants={p: f"{part.name}.{p}.onnx" for p in variants if part.name in variants[p]}
+            part,
+            variants={p: _variant(part, p, found[part.name]) for p, found in variants.items() if part.name in found},
         )
         for part in parts
     )
     contents: dict[str, dict[str, bytes]] = {part.placement: {} for part in parts}
     for part in parts:
         contents[part.placement][f"{part.name}.onnx"] = files[part.name]
-        contents[part.placement] |= {file: variants[p][part.name] for p, file in part.variants.items()}
+        contents[part.placement] |= {variant.file: variants[p][part.name] for p, variant in part.variants.items()}
     export = {
         "edgesdk": edge_sdk.__version__,
         "torch": str(torch.__version__),
@@ -160,6 +163,10 @@ def _manifests(
     )
     servers = (Manifest(**common, party=p.placement, parts=(p,)) for p in parts if p.placement != EDGE)
     return {EDGE: edge, **{server.party: server for server in servers}}
+
+
+def _variant(part: Part, precision: str, content: bytes) -> Variant:
+    return Variant(f"{part.name}.{precision}.onnx", weight_bytes(onnx.load_from_string(content).graph))
 
 
 def _elsewhere(part: Part) -> Part:

@@ -25,8 +25,9 @@ import msgspec
 import numpy as np
 from scipy.optimize import least_squares
 
+from edge_sdk.bundle import Precision
 from edge_sdk.cli.tables import print_table
-from edge_sdk.profile.devices import Precision, find_device
+from edge_sdk.profile.devices import find_device
 from edge_sdk.profile.predict import Constants, Kernel, fuse_kernels, kernel_ms
 
 KERNELS = Path(__file__).with_name("reference_kernels.json")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol
 
-from ..bundle import Part, PartyBundle
-from ..engine.build import EngineOptions, Precision
+from ..bundle import Part, PartyBundle, Precision
+from ..engine.build import EngineOptions
 from ..errors import ConfigError
 from ..tensors import Array, TensorSpec
 
-__all__ = ["DEFAULT_EXECUTION", "Backend", "BackendName", "Execution", "Precision", "open_backend"]
+__all__ = ["DEFAULT_EXECUTION", "Backend", "BackendName", "Execution", "open_backend"]
 
 BackendName = Literal["onnxruntime", "tensorrt"]
 
@@ -70,6 +70,6 @@ def open_backend(part: Part, bundle: PartyBundle, execution: Execution) -> Backe
     if execution.backend == "tensorrt":
         from .tensorrt import TensorRTBackend
 
-        precision = execution.precision if part.variants else "fp32"
-        return TensorRTBackend(part.name, onnx, EngineOptions(precision=precision, max_batch=execution.max_batch))
+        options = EngineOptions(precision=part.runs_in(execution.precision), max_batch=execution.max_batch)
+        return TensorRTBackend(part.name, onnx, options)
     raise ConfigError(f"no backend {execution.backend!r}; available: onnxruntime, tensorrt")

@@ -73,6 +73,7 @@ class TensorRTBackend:
         self._context = self._cuda.Device(0).retain_primary_context()
         with self._current():
             library.log.clear()
+            free, _ = self._cuda.mem_get_info()
             self._runtime = library.new(library.module.Runtime)
             self._engine = self._runtime.deserialize_cuda_engine(found.content)
             if self._engine is None:
@@ -96,6 +97,8 @@ class TensorRTBackend:
             for each, buffer in self._buffers.items():
                 if not self._execution.set_tensor_address(each, buffer.pointer):
                     raise BackendError(f"TensorRT refuses the memory of {each!r}: {library.log.text()}")
+            self.gpu_memory_bytes = max(free - self._cuda.mem_get_info()[0], 0)
+            """That engine, activations and buffers took of the GPU's free memory."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         with self._lock, self._current():

@@ -57,7 +57,7 @@ def build(
     models = {part.name: bundle.onnx(part, precision.value) for part in own}
     engines: dict[str, CachedEngine] = {}
     for part in track(own, len(own), "building"):
-        options = msgspec.structs.replace(common, precision=precision.value if part.variants else "fp32")
+        options = msgspec.structs.replace(common, precision=part.runs_in(precision.value))
         engines[part.name] = cached_engine(part.name, models[part.name], options, name, library.version, gpu, out)
     if json_file != "-":
         _print(engines, layers)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from ..bundle import Cost
-    from ..profile.devices import Device, PowerMode, Precision
+    from ..bundle import Cost, Precision
+    from ..profile.devices import Device, PowerMode
     from ..profile.predict import Estimate
 
 

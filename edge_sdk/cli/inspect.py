@@ -37,6 +37,7 @@ def inspect(
                 typer.echo(
                     f"  {'':10} {part.cost.flops / 1e6:.2f} MFLOP, {part.cost.num_params:,} parameters, "
                     f"{part.cost.weight_bytes:,} bytes of weights"
+                    + "".join(f", {variant.weight_bytes:,} in {name}" for name, variant in part.variants.items())
                 )
         if manifest.wire_bytes is not None:
             typer.echo(f"  {'wire':10} {manifest.wire_bytes:,} bytes an image")

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from ..errors import DataError
-from ..profile.encoder import PartProfile, ProfileReport
+from ..profile.encoder import PartProfile, ProfileReport, named_parts
 from ..profile.stats import UNSTEADY
 from .tables import print_table
 
@@ -21,9 +21,8 @@ STATISTICS = (
 
 def print_profile(report: ProfileReport, layers: bool) -> None:
     """Of everything that the device runs, and what the undefended encoder costs beside it."""
-    each: list[PartProfile] = [report.encoder, *report.after, *([report.undefended] if report.undefended else [])]
-    ratio = report.ratio
-    names = ["encoder", *(part.name for part in report.after), *(["undefended"] if report.undefended else [])]
+    parts, ratio = named_parts(report), report.ratio
+    names, each = [name for name, _ in parts], [part for _, part in parts]
     header = ["", *names, *([f"undefended / {' + '.join(names[: 1 + len(report.after)])}"] if ratio else [])]
 
     def row(name: str, texts: list[str], quotient: float | None = None) -> list[str]:
@@ -33,7 +32,7 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         row("MFLOP an image", [f"{p.cost.flops / 1e6:.3f}" for p in each], ratio.flops if ratio else None),
         row("other operations, M", [f"{p.cost.other_ops / 1e6:.3f}" for p in each]),
         row("parameters", [f"{p.cost.num_params:,}" for p in each], ratio.num_params if ratio else None),
-        row("weight bytes", [f"{p.cost.weight_bytes:,}" for p in each]),
+        row("weight bytes", [f"{p.weight_bytes:,}" for p in each]),
         row("wire bytes an image", ["" if p in report.after else f"{p.wire_bytes:,}" for p in each],
             ratio.wire_bytes if ratio else None),
         *(row(f"- to {party}", [f"{size:,}", *[""] * (len(each) - 1)])
@@ -43,8 +42,6 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         row("latency p50, ms", [f"{p.latency.p50_ms:.3f}" for p in each], ratio.latency_p50 if ratio else None),
         row("- 95 % interval", [f"{p.latency.p50_low_ms:.3f} to {p.latency.p50_high_ms:.3f}" for p in each]),
         *(row(f"latency {name}, ms", [f"{getattr(p.latency, field):.3f}" for p in each]) for name, field in STATISTICS),
-        *(row(f"{name.removesuffix('_ms')} p50, ms", [f"{p.gpu[name].p50_ms:.3f}" for p in each])
-          for name in report.encoder.gpu),
         row("first run, ms", [f"{p.first_run_ms:.3f}" for p in each]),
         row("images a second", [f"{p.throughput:,.0f}" for p in each]),
         *(row(f"{rail}, mJ a run (above idle)", [_energy(p, rail) for p in each]) for rail in _rails(report)),
@@ -56,7 +53,9 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         header,
         rows,
     )
-    unsteady = [name for name, part in zip(names, each, strict=True) if part.latency.variation > UNSTEADY]
+    if report.encoder.gpu:
+        _print_gpu_steps(parts)
+    unsteady = [name for name, part in parts if part.latency.variation > UNSTEADY]
     if unsteady:
         typer.echo(
             f"edgesdk: warning: the timings of {', '.join(unsteady)} vary by more than {UNSTEADY:.1%} (std / mean); "
@@ -71,6 +70,17 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         )
     if layers:
         _print_layers(report)
+
+
+def _print_gpu_steps(parts: Sequence[tuple[str, PartProfile]]) -> None:
+    """By trtexec's names: enqueue on the host; copies and layers between CUDA events."""
+    shown = (("median", "p50_ms"), *STATISTICS)
+    rows = [
+        [name, step.removesuffix("_ms"), *(f"{getattr(times, field):.3f}" for _, field in shown)]
+        for name, part in parts
+        for step, times in part.gpu.items()
+    ]
+    print_table("on the GPU, step by step, ms", ["part", "step", *(name for name, _ in shown)], rows)
 
 
 def _rails(report: ProfileReport) -> list[str]:

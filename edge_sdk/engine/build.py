@@ -6,16 +6,15 @@ the types that it has. Source: TensorRT developer guide, sections on strong typi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from ..bundle import Precision
 from ..errors import BackendError, ConfigError
 from .library import TensorRT
 
-__all__ = ["EngineLayer", "EngineOptions", "Precision", "build_engine"]
-
-Precision = Literal["fp32", "fp16", "int8"]
+__all__ = ["EngineLayer", "EngineOptions", "build_engine"]
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

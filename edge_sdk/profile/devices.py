@@ -7,15 +7,15 @@ of a mode was found in no document.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
+from ..bundle import Precision
 from ..errors import ConfigError
 
-__all__ = ["DEVICES", "Device", "PowerMode", "Precision", "find_device"]
+__all__ = ["DEVICES", "ELEMENT_BYTES", "Device", "PowerMode", "find_device"]
 
-Precision = Literal["fp32", "fp16", "int8"]
+ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+"""Of one number."""
 
 
 class PowerMode(msgspec.Struct, frozen=True):

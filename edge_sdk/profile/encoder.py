@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, Precision, open_backend
-from ..bundle import EDGE, Cost, Part, PartyBundle, open_party
+from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
+from ..bundle import EDGE, Cost, Part, PartyBundle, Precision, open_party
 from ..errors import DeviceError
 from ..tensors import Array
 from .conditions import Conditions, ConditionsSampler, Extremes
@@ -22,7 +22,7 @@ from .memory import peak_memory_bytes
 from .power import Energy, PowerSampler, PowerSource, power_source
 from .stats import LatencyStats
 
-__all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "profile_edge", "run_ms"]
+__all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "named_parts", "profile_edge", "run_ms"]
 
 CHECK_ROUNDS = 50
 """Rounds between looks at whether the medians are steady."""
@@ -48,7 +48,8 @@ class PartProfile(msgspec.Struct, frozen=True):
 
     Attributes:
         name: of the part.
-        cost: for one image, counted from the graph.
+        cost: for one image, counted from the float32 graph.
+        weight_bytes: of all constants of the graph that ran.
         wire_bytes: that its outputs have for one image.
         load_ms: from the file's content to a model that can run; on a GPU an engine may be built in it.
         first_run_ms: of a batch, apart from the others: libraries set themselves up in it.
@@ -57,12 +58,14 @@ class PartProfile(msgspec.Struct, frozen=True):
         throughput: images a second, one run after the other.
         layer_ms: by layer: on a CPU of a run that fuses none, by the ONNX node's name; on a GPU of the engine's own.
         gpu: times of a run's steps, by trtexec's names; empty on a CPU.
-        peak_memory_bytes: that loading and running add to a process; None where the system does not tell.
+        peak_memory_bytes: that loading and running add to a process, None where the system does not tell; on a GPU
+            what they take of its free memory, in which whatever else runs on it counts.
         energy: None where the machine has no power monitor.
     """
 
     name: str
     cost: Cost
+    weight_bytes: int
     wire_bytes: int
     load_ms: float
     first_run_ms: float
@@ -112,6 +115,12 @@ class ProfileReport(msgspec.Struct, frozen=True):
     wire_bytes_by_server: dict[str, int]
     undefended: PartProfile | None
     ratio: Ratio | None
+
+
+def named_parts(report: ProfileReport) -> list[tuple[str, PartProfile]]:
+    """The device's parts in the order they run, and the undefended encoder."""
+    named = [("encoder", report.encoder), *((part.name, part) for part in report.after)]
+    return [*named, ("undefended", report.undefended)] if report.undefended else named
 
 
 class _Loaded(NamedTuple):
@@ -252,6 +261,7 @@ def _profile(
     return PartProfile(
         name=part.name,
         cost=part.cost,
+        weight_bytes=part.weight_bytes(execution.precision),
         wire_bytes=sum(spec.bytes_per_sample for spec in part.outputs),
         load_ms=loaded.load_ms,
         first_run_ms=loaded.first_run_ms,
@@ -268,7 +278,7 @@ def _profile(
 def _library_times(
     loaded: _Loaded, batch: int, bundle: PartyBundle, execution: Execution
 ) -> tuple[dict[str, float], dict[str, LatencyStats], int | None]:
-    """What the library that runs a part can tell: times by layer, times on the GPU, and peak memory on the CPU."""
+    """What the library that runs a part can tell: times by layer, times on the GPU, and peak memory."""
     if execution.backend == "onnxruntime":
         onnx = bundle.onnx(loaded.part, execution.precision)
         layer_ms = layer_times(onnx, loaded.feeds, num_threads=execution.num_threads)
@@ -278,7 +288,7 @@ def _library_times(
     assert isinstance(loaded.backend, TensorRTBackend)
     times = [loaded.backend.timed_run(loaded.feeds) for _ in range(GPU_RUNS)]
     gpu = {name: LatencyStats.of([each[i] for each in times], 0) for i, name in enumerate(GpuTimes._fields)}
-    return loaded.backend.layer_times(loaded.feeds), gpu, None
+    return loaded.backend.layer_times(loaded.feeds), gpu, loaded.backend.gpu_memory_bytes
 
 
 def _ratio(undefended: PartProfile, defended: list[PartProfile]) -> Ratio:

@@ -20,12 +20,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..bundle import Cost, LayerCost
-from .devices import Device, PowerMode, Precision
+from ..bundle import Cost, LayerCost, Precision
+from .devices import ELEMENT_BYTES, Device, PowerMode
 
 __all__ = ["CONSTANTS", "Constants", "Estimate", "Kernel", "estimate_latency", "fuse_kernels", "kernel_ms"]
 
-ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 REDUCTIONS = {
     "ArgMax", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization", "InstanceNormalization",
@@ -56,8 +55,7 @@ def fuse_kernels(layers: Iterable[LayerCost]) -> list[Kernel]:
         if layer.op in FREE:
             continue
         if layer.op in PRODUCTS | REDUCTIONS | MOVES or not kernels:
-            elements = layer.activation_elements + layer.num_params
-            kernels.append(Kernel(layer.flops, elements, math.prod(layer.output_shape), layer.op in MOVES))
+            kernels.append(Kernel(layer.flops, layer.elements(1), math.prod(layer.output_shape), layer.op in MOVES))
     return kernels
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..page import write_page
-from .encoder import PartProfile, ProfileReport
+from .devices import ELEMENT_BYTES
+from .encoder import PartProfile, ProfileReport, named_parts
 from .plots import latency_histogram, layer_bars, roofline
-from .roofline import layer_bytes, layer_points, measured_roofs
+from .roofline import layer_points, measured_roofs
 from .stats import UNSTEADY
 
 __all__ = ["write_html"]
@@ -28,7 +29,7 @@ def write_html(report: ProfileReport, path: Path) -> None:
         DataError: the page cannot be written.
     """
     parts = named_parts(report)
-    # The roof is the CPU's, and the bytes are those of the float32 graph.
+    # The roof is the CPU's, in float32.
     on_cpu = report.backend == "onnxruntime" and report.precision == "fp32"
     points = layer_points(report.encoder.cost.layers, report.encoder.layer_ms, report.batch) if on_cpu else []
     roofs = measured_roofs() if points else None
@@ -40,7 +41,7 @@ def write_html(report: ProfileReport, path: Path) -> None:
             parts=parts,
             unsteady=[name for name, part in parts if part.latency.variation > UNSTEADY],
             histogram=latency_histogram(parts),
-            layers=_layers(report.encoder, report.batch),
+            layers=_layers(report.encoder, report.batch, ELEMENT_BYTES[report.precision]),
             bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
             roofs=roofs,
             roofline=roofline(points, roofs) if roofs else None,
@@ -49,13 +50,7 @@ def write_html(report: ProfileReport, path: Path) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def named_parts(report: ProfileReport) -> list[tuple[str, PartProfile]]:
-    """The device's parts in the order they run, and the undefended encoder."""
-    named = [("encoder", report.encoder), *((part.name, part) for part in report.after)]
-    return [*named, ("undefended", report.undefended)] if report.undefended else named
-
-
-def _layers(part: PartProfile, batch: int) -> list[dict[str, object]]:
+def _layers(part: PartProfile, batch: int, element_bytes: int) -> list[dict[str, object]]:
     """Every layer that does something or takes time: cost beside time."""
     whole = sum(part.layer_ms.values())
     rows = []
@@ -68,7 +63,7 @@ def _layers(part: PartProfile, batch: int) -> list[dict[str, object]]:
                     "op": layer.op,
                     "output": "x".join(str(size) for size in layer.output_shape[1:]),
                     "mflop": layer.flops * batch / 1e6,
-                    "bytes": layer_bytes(layer, batch),
+                    "bytes": element_bytes * layer.elements(batch),
                     "ms": took,
                     "share": took / whole if took is not None and whole else None,
                 }

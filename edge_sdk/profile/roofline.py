@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..bundle import LayerCost
+from .devices import ELEMENT_BYTES
 
-__all__ = ["LayerPoint", "Roofs", "layer_bytes", "layer_points", "measured_roofs"]
+__all__ = ["LayerPoint", "Roofs", "layer_points", "measured_roofs"]
 
 MATRIX = 1024
 COPY_BYTES = 1 << 27
@@ -40,18 +41,13 @@ def measured_roofs() -> Roofs:
     return Roofs(2 * MATRIX**3 / _best(lambda: a @ a), 2 * COPY_BYTES / _best(lambda: np.copyto(target, source)))
 
 
-def layer_bytes(layer: LayerCost, batch: int) -> int:
-    """That a layer moves at least in float32: weights and activations, each once."""
-    return layer.weight_bytes + 4 * layer.activation_elements * batch
-
-
 def layer_points(layers: tuple[LayerCost, ...], layer_ms: dict[str, float], batch: int) -> list[LayerPoint]:
     """Of the layers that do FLOPs and were timed, in float32; bytes are weights and activations, each moved once."""
     return [
         LayerPoint(
             name=layer.name,
             flops=layer.flops * batch,
-            intensity=layer.flops * batch / layer_bytes(layer, batch),
+            intensity=layer.flops * batch / (ELEMENT_BYTES["fp32"] * layer.elements(batch)),
             flops_per_second=layer.flops * batch / layer_ms[layer.name] * 1e3,
         )
         for layer in layers

@@ -30,6 +30,9 @@ def test_float16_changes_the_weights_and_no_input_or_output(bundle):
         first, second = ([(v.name, v.type) for v in getattr(graph, side)] for graph in graphs)
         assert first == second
     assert len(half) < 0.7 * len(plain)
+    assert part.runs_in("fp16") == "fp16"
+    assert 2 * part.weight_bytes("fp16") == pytest.approx(part.weight_bytes("fp32"), rel=0.02)
+    assert part.weight_bytes("int8") < part.weight_bytes("fp32")
 
 
 def test_int8_is_symmetric_q_dq_around_every_product(bundle):

@@ -62,8 +62,8 @@ def test_until_stable_stops_early_or_at_the_cap(bundle):
 
 
 def test_a_layers_place_under_the_roof():
-    layer = LayerCost("conv", "Conv", 1000, 0, 10, 40, 90, (1, 2, 3))
-    silent = LayerCost("relu", "Relu", 0, 5, 0, 0, 10, (1, 2, 3))
+    layer = LayerCost("conv", "Conv", 1000, 0, 10, 90, (1, 2, 3))
+    silent = LayerCost("relu", "Relu", 0, 5, 0, 10, (1, 2, 3))
     (point,) = layer_points((layer, silent), {"conv": 0.5, "relu": 0.1}, batch=2)
     assert point == ("conv", 2000, 2000 / (40 + 4 * 90 * 2), 2000 / 0.5e-3)
 
