@@ -1,60 +1,55 @@
-"""A served model: one part of a bundle, its backend, and the thread that runs it. Knows no HTTP."""
+"""Served models: a part of a bundle each, with its backend, its batches and its statistics. Knows no HTTP."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 
 from edge_sdk.backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
 from edge_sdk.bundle import PartyBundle
-from edge_sdk.errors import BackendError
+from edge_sdk.errors import BackendError, TensorError
 from edge_sdk.tensors import Array, TensorSpec, check_feeds
 
-__all__ = ["Answer", "Model"]
+from .batcher import Batcher, Batching, Ran
+from .statistics import ModelStatistics
 
-
-INLINE_SECONDS = 0.02
-"""A lone client's request that will take less runs on the event loop: handing it over would only add to its wait."""
-
-
-class Answer(NamedTuple):
-    """Outputs by name; microseconds the request waited for the model, and the model ran."""
-
-    outputs: dict[str, Array]
-    queue_us: int
-    compute_us: int
+__all__ = ["Model"]
 
 
 class Model:
-    """A model that answers requests one after the other, in a thread of its own so that the event loop stays free.
-
-    A thread's hand-over costs two wake-ups, which one client alone need not pay.
+    """A model that answers requests of one event loop, several together where they wait.
 
     Args:
         name: in the protocol.
         backend: loaded; closed by ``close``.
         properties: what its metadata says besides names and shapes.
+        batching: how requests are joined; a model whose batch size is fixed joins none.
+
+    Raises:
+        BackendError: the model does not run.
     """
 
     version = "1"
 
-    def __init__(self, name: str, backend: Backend, properties: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, backend: Backend, properties: dict[str, str], batching: Batching | None = None
+    ) -> None:
         self.name = name
         self.properties = properties
+        self.statistics = ModelStatistics()
         self._backend = backend
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
-        self._running = threading.Lock()
-        self._seconds_per_row = 0.0
+        batching = batching or Batching()
+        if any(not spec.shape or spec.shape[0] is not None for spec in (*backend.inputs, *backend.outputs)):
+            batching = batching._replace(max_batch=1)
+        self.batching = batching
+        self._batcher = Batcher(f"model-{name}", backend.run, batching)
         self._warm_up()
 
     @classmethod
-    def of_bundle(cls, bundle: PartyBundle, execution: Execution = DEFAULT_EXECUTION) -> Model:
+    def of_bundle(
+        cls, bundle: PartyBundle, execution: Execution = DEFAULT_EXECUTION, batching: Batching | None = None
+    ) -> Model:
         """The one part that a server's folder holds.
 
         Raises:
@@ -64,7 +59,7 @@ class Model:
         part = bundle.manifest.parts[0]
         backend = open_backend(part, bundle, execution)
         identity = {"edgesdk_bundle_id": bundle.manifest.bundle_id, "edgesdk_party": bundle.manifest.party}
-        return cls(part.name, backend, identity)
+        return cls(part.name, backend, identity, batching)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -74,43 +69,48 @@ class Model:
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self._backend.outputs
 
-    async def infer(self, feeds: Mapping[str, Array], *, alone: bool = False) -> Answer:
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait."""
+        return self._batcher.num_waiting
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long a new request would wait, about; infinite before the first run."""
+        return self._batcher.wait_seconds
+
+    @property
+    def executions(self) -> dict[int, tuple[int, int]]:
+        """By rows of a batch: how many ran, and nanoseconds they took."""
+        return self._batcher.executions
+
+    async def infer(self, feeds: Mapping[str, Array], *, deadline: float | None = None, alone: bool = False) -> Ran:
         """Check the arrays against the model's inputs, wait for the model, run it.
 
         Args:
             feeds: arrays by name.
+            deadline: by ``time.monotonic``, after which the run is not begun.
             alone: nobody else is served at this time, so that the event loop may wait for a short run.
 
         Raises:
-            TensorError: the arrays do not fit, or hold values that are not finite.
+            TensorError: the arrays do not fit, hold values that are not finite, or have more rows than the model takes.
+            OverloadError: too many requests wait.
+            ExpiredError: the deadline passed.
             BackendError: the model failed.
         """
         check_feeds(self.inputs, feeds)
         for spec in self.inputs:
             spec.check_finite(feeds[spec.name])
-        arrived = time.perf_counter()
-        if alone and _rows(feeds) * self._seconds_per_row < INLINE_SECONDS and self._running.acquire(blocking=False):
-            try:
-                return self._run(feeds, arrived)
-            finally:
-                self._running.release()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_in_turn, feeds, arrived)
+        rows = max(len(array) if array.ndim else 1 for array in feeds.values())
+        most = self._backend.max_batch
+        if most is not None and rows > most:
+            raise TensorError(f"{rows} rows in one request; this model was built for {most} at most")
+        return await self._batcher.submit(feeds, rows, deadline=deadline, alone=alone)
 
     def close(self) -> None:
-        """Wait for the request that runs, then free the model."""
-        self._thread.shutdown()
+        """Wait for the batch that runs, then free the model."""
+        self._batcher.close()
         self._backend.close()
-
-    def _run_in_turn(self, feeds: Mapping[str, Array], arrived: float) -> Answer:
-        with self._running:
-            return self._run(feeds, arrived)
-
-    def _run(self, feeds: Mapping[str, Array], arrived: float) -> Answer:
-        began = time.perf_counter()
-        outputs = self._backend.run(feeds)
-        ended = time.perf_counter()
-        self._seconds_per_row = (ended - began) / _rows(feeds)
-        return Answer(outputs, round((began - arrived) * 1e6), round((ended - began) * 1e6))
 
     def _warm_up(self) -> None:
         """The first run allocates; it must not fall to a client."""
@@ -118,10 +118,6 @@ class Model:
             spec.name: np.zeros([1 if size is None else size for size in spec.shape], spec.numpy_dtype)
             for spec in self.inputs
         }
-        outputs = self._run(feeds, time.perf_counter()).outputs
+        outputs = self._backend.run(feeds)
         if set(outputs) != {spec.name for spec in self.outputs}:
             raise BackendError(f"model {self.name!r} gave {sorted(outputs)}")
-
-
-def _rows(feeds: Mapping[str, Array]) -> int:
-    return max(len(array) if array.ndim else 1 for array in feeds.values())

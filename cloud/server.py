@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from edge_sdk.errors import DeviceError
 
@@ -31,7 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise DeviceError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def run(app: Starlette, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+def run(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serve until a signal; then refuse new connections and finish the accepted requests (at most 30 s)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(

@@ -7,6 +7,8 @@ EdgeSDKError
 ├── LeakageError         a model's audit is missing, or finds more than was allowed
 ├── TensorError          a tensor's name, dtype, shape or values are not the declared ones (also ValueError)
 ├── BackendError         an inference library refused a model or failed in it
+├── OverloadError        more requests wait for a served model than may
+├── ExpiredError         a request was not begun before its deadline
 ├── RemoteError          a server could not be reached or failed
 │   ├── RemoteTimeout    it did not answer in time
 │   ├── RemoteRejected   it refused the request; ``status`` is its HTTP status
@@ -30,8 +32,10 @@ __all__ = [
     "DataError",
     "DeviceError",
     "EdgeSDKError",
+    "ExpiredError",
     "LeakageError",
     "MissingExtra",
+    "OverloadError",
     "RemoteError",
     "RemoteRejected",
     "RemoteTimeout",
@@ -66,6 +70,14 @@ class TensorError(EdgeSDKError, ValueError):
 
 class BackendError(EdgeSDKError):
     """An inference library refused a model or failed in it."""
+
+
+class OverloadError(EdgeSDKError):
+    """More requests wait for a served model than may."""
+
+
+class ExpiredError(EdgeSDKError):
+    """A request was not begun before its deadline."""
 
 
 class RemoteError(EdgeSDKError):

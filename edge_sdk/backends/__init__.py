@@ -22,6 +22,10 @@ class Backend(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def max_batch(self) -> int | None:
+        """Most rows of a run, where there is a limit."""
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Raises BackendError where the library fails."""
 

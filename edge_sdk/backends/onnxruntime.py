@@ -34,6 +34,8 @@ class OnnxRuntimeBackend:
         BackendError: ONNX Runtime refuses the model.
     """
 
+    max_batch: int | None = None
+
     def __init__(self, model: bytes, num_threads: int | None = None) -> None:
         try:
             import onnxruntime

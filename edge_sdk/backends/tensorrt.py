@@ -69,7 +69,7 @@ class TensorRTBackend:
         found = cached_engine(name, onnx, options, library.name, library.version, gpu)
         self._cuda = cuda()
         self._lock = threading.Lock()
-        self._max_batch = options.max_batch
+        self.max_batch = options.max_batch
         self._context = self._cuda.Device(0).retain_primary_context()
         with self._current():
             library.log.clear()
@@ -93,7 +93,7 @@ class TensorRTBackend:
             specs = {each: self._spec(each) for each in names}
             self.inputs = tuple(specs[each] for each in names if self._engine.get_tensor_mode(each) == takes)
             self.outputs = tuple(specs[each] for each in names if self._engine.get_tensor_mode(each) != takes)
-            self._buffers = {each: _Buffer(self._cuda, specs[each], self._max_batch, gpu.integrated) for each in names}
+            self._buffers = {each: _Buffer(self._cuda, specs[each], self.max_batch, gpu.integrated) for each in names}
             for each, buffer in self._buffers.items():
                 if not self._execution.set_tensor_address(each, buffer.pointer):
                     raise BackendError(f"TensorRT refuses the memory of {each!r}: {library.log.text()}")
@@ -150,8 +150,8 @@ class TensorRTBackend:
         """Put a run on the stream; gives views that hold its outputs once the stream is through. ``mark`` is called
         before and after the copies to the GPU, the layers, and the copies back."""
         batch = len(next(iter(feeds.values())))
-        if batch > self._max_batch:
-            raise BackendError(f"the engine was built for batch {self._max_batch} at most, got {batch}")
+        if batch > self.max_batch:
+            raise BackendError(f"the engine was built for batch {self.max_batch} at most, got {batch}")
         for spec in self.inputs:
             self._buffers[spec.name].fill(feeds[spec.name])
             if not self._execution.set_input_shape(spec.name, feeds[spec.name].shape):

@@ -25,4 +25,4 @@ BackendOption = Annotated[
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="That the bundle was exported in.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="That an operator may use on the CPU; default: all cores.")]
-MaxBatch = Annotated[int, typer.Option(min=1, help="Largest batch that TensorRT builds for; smaller ones run too.")]
+MaxBatch = Annotated[int, typer.Option(min=1, help="Most rows that run together.")]

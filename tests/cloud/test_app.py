@@ -34,7 +34,7 @@ def test_health_and_metadata(server):
     assert requests.get(f"{server}/v2/health/ready").json() == {"ready": True}
     metadata = requests.get(f"{server}/v2").json()
     assert metadata["name"] == "edgesdk"
-    assert metadata["extensions"] == ["binary_tensor_data"]
+    assert metadata["extensions"] == ["binary_tensor_data", "statistics", "model_configuration"]
     for path in ("tail", "tail/versions/1"):
         assert requests.get(f"{server}/v2/models/{path}/ready").json() == {"name": "tail", "ready": True}
         model = requests.get(f"{server}/v2/models/{path}").json()
@@ -85,6 +85,93 @@ def test_the_official_triton_client_gets_the_same_logits(server, expected):
     client.close()
 
 
+@pytest.fixture
+def own_server(bundle):
+    """A server that no other test asks."""
+    with serving(bundle / "server0", "--max-waiting", "1", "--max-batch", "4") as (url, _):
+        yield url
+
+
+def test_what_was_done_is_counted(own_server):
+    with Client(own_server) as client:
+        for rows in (1, 2, 2):
+            client.infer("tail", {"features": np.repeat(FEATURES[:1], rows, 0)})
+    requests.post(f"{own_server}/v2/models/tail/infer", data=b"no")
+    for path in ("models/stats", "models/tail/stats", "models/tail/versions/1/stats"):
+        (found,) = requests.get(f"{own_server}/v2/{path}").json()["model_stats"]
+        assert (found["name"], found["version"]) == ("tail", "1")
+        assert abs(found["last_inference"] / 1000 - time.time()) < 60
+        assert (found["inference_count"], found["execution_count"]) == (5, 3)
+        each = found["inference_stats"]
+        assert {name: tally["count"] for name, tally in each.items()} == {
+            "success": 3, "fail": 1, "queue": 3, "compute_input": 3, "compute_infer": 3, "compute_output": 3,
+            "cache_hit": 0, "cache_miss": 0,
+        }  # fmt: skip
+        parts = sum(each[name]["ns"] for name in ("queue", "compute_input", "compute_infer", "compute_output"))
+        assert 0 < parts <= each["success"]["ns"]
+        assert [(b["batch_size"], b["compute_infer"]["count"]) for b in found["batch_stats"]] == [(1, 1), (2, 2)]
+
+
+def test_prometheus_reads_the_same_by_tritons_names(own_server):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with Client(own_server) as client:
+        client.infer("tail", {"features": FEATURES})
+        client.infer("tail", {"features": FEATURES[:1]})
+    requests.post(f"{own_server}/v2/models/tail/infer", data=b"no")
+    response = requests.get(f"{own_server}/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    samples = {}
+    for family in text_string_to_metric_families(response.text):
+        for sample in family.samples:
+            assert (sample.labels["model"], sample.labels["version"]) == ("tail", "1")
+            rest = {k: v for k, v in sample.labels.items() if k not in ("model", "version")}
+            samples[(sample.name, *rest.values())] = sample.value
+    assert samples["nv_inference_request_success",] == 2
+    assert samples["nv_inference_count",] == 3
+    assert samples["nv_inference_exec_count",] == 2
+    assert samples["nv_inference_pending_request_count",] == 0
+    assert samples["nv_inference_request_failure", "OTHER"] == 1
+    assert samples["nv_inference_compute_infer_duration_us",] > 0
+    assert samples["edgesdk_request_seconds_count",] == samples["edgesdk_request_seconds_bucket", "+Inf"] == 2
+    assert samples["edgesdk_batch_rows_bucket", "1"] == 1
+    assert samples["edgesdk_batch_rows_bucket", "2"] == samples["edgesdk_batch_rows_count",] == 2
+    assert samples["edgesdk_batch_rows_sum",] == 3
+
+
+def test_load_generators_find_a_configuration(own_server):
+    import tritonclient.http as triton
+
+    client = triton.InferenceServerClient(own_server.removeprefix("http://"))
+    config = client.get_model_config("tail")
+    assert config["max_batch_size"] == 4
+    assert config["input"] == [{"name": "features", "data_type": "TYPE_FP32", "dims": [12, 8, 8]}]
+    assert client.get_inference_statistics("tail")["model_stats"][0]["name"] == "tail"
+    client.close()
+
+
+def test_more_than_may_wait_are_told_to_come_back(own_server):
+    big = np.random.default_rng(0).random((2048, 12, 8, 8), np.float32)
+    statuses, threads = [], []
+
+    def ask(parameters) -> None:
+        headers, chunks = oip.encode_request({"features": big}, parameters=parameters)
+        response = requests.post(f"{own_server}/v2/models/tail/infer", data=b"".join(chunks), headers=headers)
+        statuses.append((response.status_code, response.headers.get("Retry-After")))
+
+    ask({})  # how long one takes is known from here on
+    for parameters in ({}, {"timeout": 1000}, {}):  # runs; waits, and not for long; finds no place
+        threads.append(threading.Thread(target=ask, args=(parameters,)))
+        threads[-1].start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert statuses[0] == (200, None)
+    refused, expired = [s for s in statuses if s[0] == 503], [s for s in statuses if s[0] == 504]
+    assert len(refused) == len(expired) == 1
+    assert int(refused[0][1]) >= 1
+
+
 def _tensor(**changes) -> dict:
     return {"name": "features", "shape": [1, 12, 8, 8], "datatype": "FP32", "data": [0.0] * 768, **changes}
 
@@ -105,6 +192,7 @@ BAD = {
     "unknown output": (_request(_tensor(), outputs=[{"name": "y"}]), {}, 400, "there are ['logits']"),
     "no output": (_request(_tensor(), outputs=[]), {}, 400, "outputs []"),
     "same output twice": (_request(_tensor(), outputs=[{"name": "logits"}] * 2), {}, 400, "once"),
+    "a deadline that is none": (_request(_tensor(), parameters={"timeout": "soon"}), {}, 400, "timeout is 'soon'"),
     "no JSON": (b"hello", {}, 400, "not an inference request"),
     "empty": (b"", {}, 400, "not an inference request"),
     "not UTF-8": (b"\xff\xfe", {}, 400, "not an inference request"),

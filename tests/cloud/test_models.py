@@ -1,39 +1,29 @@
-"""A served model without HTTP: where a request runs, and that one waits for the other."""
+"""A served model without HTTP: what it refuses, where it runs, what it notes."""
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
-from starlette.requests import Request
 
-import cloud.app
-import cloud.models
+from cloud.batcher import Batching
 from cloud.models import Model
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.errors import TensorError
 
 FEATURES = {"features": np.random.default_rng(1).random((2, 12, 8, 8), np.float32)}
 
 
 class _Watched(OnnxRuntimeBackend):
-    """Notes the thread of each run, and whether two ran at once."""
+    """Notes the thread and the rows of each run."""
 
     def __init__(self, model: bytes) -> None:
         super().__init__(model, 1)
-        self.threads: list[str] = []
-        self.pause = 0.0
-        self.inside = self.most_inside = 0
+        self.runs: list[tuple[str, int]] = []
 
     def run(self, feeds):
-        self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
-        self.threads.append(threading.current_thread().name)
-        time.sleep(self.pause)
-        try:
-            return super().run(feeds)
-        finally:
-            self.inside -= 1
+        self.runs.append((threading.current_thread().name, len(feeds["features"])))
+        return super().run(feeds)
 
 
 @pytest.fixture
@@ -44,56 +34,67 @@ def backend(bundle):
 @pytest.fixture
 def model(backend):
     model = Model("tail", backend, {})
-    asyncio.run(model.infer(FEATURES))  # the first run's time, which allocates, is not the model's
-    backend.threads.clear()
     yield model
     model.close()
 
 
-def test_a_request_runs_in_the_models_thread_unless_its_client_is_alone(model, backend):
-    asyncio.run(model.infer(FEATURES))
-    asyncio.run(model.infer(FEATURES, alone=True))
-    assert backend.threads == ["model-tail_0", "MainThread"]
+def test_it_is_warm_before_the_first_request(model, backend):
+    assert backend.runs == [("MainThread", 1)]
+    ran = asyncio.run(model.infer(FEATURES))
+    assert backend.runs[1:] == [("model-tail", 2)]
+    assert (ran.rows, ran.batch) == (2, 2)
+    assert ran.outputs["logits"].shape == (2, 10)
 
 
-def test_a_long_run_never_blocks_the_event_loop(model, backend, monkeypatch):
-    monkeypatch.setattr(cloud.models, "INLINE_SECONDS", 1e-7)
-    asyncio.run(model.infer(FEATURES, alone=True))
-    assert backend.threads == ["model-tail_0"]
+def test_several_requests_get_what_each_alone_would(model, backend):
+    async def all_at_once():
+        return await asyncio.gather(*(model.infer({"features": FEATURES["features"] * i}) for i in (1, 2, 3)))
+
+    together = asyncio.run(all_at_once())
+    assert backend.runs[1:] == [("model-tail", 6)]
+    for i, ran in zip((1, 2, 3), together, strict=True):
+        alone = backend.run({"features": FEATURES["features"] * i})
+        np.testing.assert_allclose(ran.outputs["logits"], alone["logits"], atol=1e-5)
 
 
-def test_a_lone_request_waits_for_the_one_that_runs(model, backend):
+def test_a_model_of_one_batch_size_joins_none(make_checkpoint, tmp_path):
+    from export.parity import parity_images
+    from export.write_bundle import export_bundle
+
+    export_bundle(make_checkpoint("none"), tmp_path / "b", images=parity_images(None, 32), batch="static")
+    model = Model("tail", OnnxRuntimeBackend((tmp_path / "b" / "server0" / "tail.onnx").read_bytes(), 1), {})
+    assert model.batching.max_batch == 1
+    shape = model.inputs[0].shape
+
+    async def two():
+        return await asyncio.gather(*(model.infer({"features": np.zeros(shape, np.float32)}) for _ in range(2)))
+
+    assert [ran.batch for ran in asyncio.run(two())] == [1, 1]
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("feeds", "words"),
+    [
+        ({"x": FEATURES["features"]}, "expected tensors"),
+        ({"features": FEATURES["features"].astype(np.float64)}, "expected dtype"),
+        ({"features": FEATURES["features"][:, :3]}, "expected shape"),
+        ({"features": FEATURES["features"] * np.float32(np.inf)}, "not finite"),
+    ],
+)
+def test_what_does_not_fit_never_reaches_a_batch(model, backend, feeds, words):
     async def both():
-        backend.pause = 0.2
-        first = asyncio.ensure_future(model.infer(FEATURES))
-        await asyncio.sleep(0.05)
-        return await asyncio.gather(first, model.infer(FEATURES, alone=True))
+        return await asyncio.gather(model.infer(feeds), model.infer(FEATURES), return_exceptions=True)
 
-    first, second = asyncio.run(both())
-    assert backend.most_inside == 1
-    assert backend.threads == ["model-tail_0"] * 2
-    assert second.queue_us > 50_000 > first.queue_us
-    np.testing.assert_array_equal(first.outputs["logits"], second.outputs["logits"])
+    refused, served = asyncio.run(both())
+    assert isinstance(refused, TensorError)
+    assert words in str(refused)
+    assert served.batch == 2
 
 
-def test_a_client_is_alone_once_no_other_has_asked_for_a_while(monkeypatch):
-    clock = 100.0
-    monkeypatch.setattr(cloud.app.time, "monotonic", lambda: clock)
-    clients = cloud.app._Clients()
-
-    def alone(*client):
-        return clients.alone(Request({"type": "http", "client": client or None}))
-
-    assert not alone("a", 1)
-    clock += 0.9
-    assert not alone("a", 1)
-    clock += 0.2
-    assert alone("a", 1)
-    assert not alone("a", 2)
-    clock += 0.5
-    assert not alone("a", 1)
-    clock += 2
-    assert alone("a", 1)
-    assert not alone()
-    clock += 2
-    assert not alone()
+def test_more_rows_than_the_library_takes_are_refused(backend):
+    backend.max_batch = 1
+    model = Model("tail", backend, {}, Batching(max_batch=1))
+    with pytest.raises(TensorError, match="2 rows in one request; this model was built for 1 at most"):
+        asyncio.run(model.infer(FEATURES))
+    model.close()

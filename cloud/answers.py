@@ -1,0 +1,21 @@
+"""Bodies of answers that hold no tensors."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+__all__ = ["error_body", "json_answer"]
+
+MAX_MESSAGE = 500
+"""Characters of an error: a client's own names are not echoed without end."""
+
+
+def error_body(message: str) -> bytes:
+    """An error as the protocol shapes it."""
+    return msgspec.json.encode({"error": message[:MAX_MESSAGE]})
+
+
+def json_answer(content: object, status: int = 200) -> Response:
+    """Anything as JSON."""
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

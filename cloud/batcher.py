@@ -1,0 +1,228 @@
+"""Dynamic batching: the requests that wait for a model are run together. Asyncio and one thread; knows no HTTP.
+
+While one batch runs, requests queue; the next batch takes those that have queued, so that batches grow with the load
+and a lone request waits for nobody (the throughput-optimal rule where a batch costs little more than a row).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_sdk.errors import ExpiredError, OverloadError
+from edge_sdk.tensors import Array
+
+__all__ = ["Batcher", "Batching", "Ran"]
+
+CHEAP_SECONDS = 100e-6
+"""A batch that takes less runs on the event loop: handing it to the thread and back costs 30 to 40 us."""
+
+INLINE_SECONDS = 0.02
+"""A lone client's request that takes less runs there too: nobody else waits for the loop meanwhile."""
+
+Feeds = Mapping[str, Array]
+Outputs = dict[str, Array]
+
+
+class Batching(NamedTuple):
+    """How requests are joined.
+
+    Attributes:
+        max_batch: rows that run together at most; a longer request runs alone.
+        window_s: that an idle model waits for more rows; 0 starts with what is there.
+        max_waiting: requests that may wait; more are refused.
+    """
+
+    max_batch: int = 8
+    window_s: float = 0.0
+    max_waiting: int = 256
+
+
+class Ran(NamedTuple):
+    """A request's outputs by name and its rows; how long it waited and its batch ran, and the rows of that batch."""
+
+    outputs: Outputs
+    rows: int
+    queue_ns: int
+    compute_ns: int
+    batch: int
+
+
+class _Waiting(NamedTuple):
+    feeds: Feeds
+    rows: int
+    kind: tuple[tuple[int, ...], ...]
+    arrived: int
+    deadline: float | None
+    future: asyncio.Future[Ran]
+
+
+class Batcher:
+    """Runs one batch at a time, in a thread of its own or, where that is quicker, on the event loop.
+
+    All methods but ``close`` belong to the thread of one event loop.
+
+    Args:
+        name: of the thread.
+        run: takes arrays by name and gives outputs by name, all with rows along the first axis.
+        batching: how requests are joined.
+    """
+
+    def __init__(self, name: str, run: Callable[[Feeds], Outputs], batching: Batching) -> None:
+        self._batching = batching
+        self._run = run
+        self._queue: deque[_Waiting] = deque()
+        self._rows = 0
+        self._busy = self._alone = False
+        self._timer: asyncio.Handle | None = None
+        self._seconds_per_row = float("inf")
+        self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+        self.executions: dict[int, tuple[int, int]] = {}
+        """By rows of a batch: how many ran, and nanoseconds they took."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long a new request would wait, about; infinite before the first run."""
+        return self._seconds_per_row * self._rows
+
+    def submit(
+        self, feeds: Feeds, rows: int, *, deadline: float | None = None, alone: bool = False
+    ) -> asyncio.Future[Ran]:
+        """Queue a request.
+
+        Args:
+            feeds: arrays by name, each with ``rows`` rows.
+            rows: at least 1.
+            deadline: by ``time.monotonic``, after which it is not begun any more.
+            alone: no other client is served at this time, so that a short run may hold the event loop.
+
+        Raises:
+            OverloadError: too many requests wait already.
+
+        Returns:
+            A future, of the request's share of its batch's outputs. It ends in ExpiredError after the deadline, else
+            in whatever ``run`` raised. Cancelling it takes the request out of the queue.
+        """
+        if len(self._queue) >= self._batching.max_waiting:
+            raise OverloadError(f"{len(self._queue)} requests wait already; try again later")
+        loop = asyncio.get_running_loop()
+        kind = tuple(array.shape[1:] for array in feeds.values())
+        waiting = _Waiting(feeds, rows, kind, time.perf_counter_ns(), deadline, loop.create_future())
+        self._queue.append(waiting)
+        self._rows += rows
+        self._alone = alone
+        if not self._busy:
+            self._schedule(loop)
+        return waiting.future
+
+    def close(self) -> None:
+        """Wait for the batch that runs, then end the thread; what waits is not run."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the next batch: never at once, so that what else arrives in this turn of the loop comes along."""
+        full = self._rows >= self._batching.max_batch
+        if self._timer is None:
+            wait = 0.0 if full else self._batching.window_s
+            self._timer = loop.call_later(wait, self._start, loop) if wait else loop.call_soon(self._start, loop)
+        elif full and isinstance(self._timer, asyncio.TimerHandle):
+            self._timer.cancel()
+            self._timer = loop.call_soon(self._start, loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the next batch, if there is one."""
+        self._timer = None
+        batch = self._take()
+        if not batch:
+            return
+        self._busy = True
+        expected = self._seconds_per_row * sum(waiting.rows for waiting in batch)
+        if expected < (INLINE_SECONDS if self._alone else CHEAP_SECONDS):
+            self._finish(loop, batch, *self._timed(batch))
+        else:
+            self._jobs.put((loop, batch))
+
+    def _take(self) -> list[_Waiting]:
+        """The oldest request and, in their order, those that can run with it."""
+        batch: list[_Waiting] = []
+        rows, kept = 0, deque[_Waiting]()
+        now = time.monotonic()
+        while self._queue:
+            waiting = self._queue.popleft()
+            self._rows -= waiting.rows
+            if waiting.future.done():  # its client has gone
+                continue
+            if waiting.deadline is not None and waiting.deadline < now:
+                waiting.future.set_exception(ExpiredError("the deadline passed while the request waited"))
+            elif batch and waiting.kind != batch[0].kind:
+                kept.append(waiting)
+            elif batch and rows + waiting.rows > self._batching.max_batch:
+                kept.append(waiting)
+                break
+            else:
+                batch.append(waiting)
+                rows += waiting.rows
+        self._queue.extendleft(reversed(kept))
+        self._rows += sum(waiting.rows for waiting in kept)
+        return batch
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            loop, batch = job
+            loop.call_soon_threadsafe(self._finish, loop, batch, *self._timed(batch))
+
+    def _timed(self, batch: Sequence[_Waiting]) -> tuple[Outputs | Exception, int, int]:
+        began = time.perf_counter_ns()
+        try:
+            feeds = batch[0].feeds
+            if len(batch) > 1:
+                feeds = {name: np.concatenate([waiting.feeds[name] for waiting in batch]) for name in feeds}
+            found: Outputs | Exception = self._run(feeds)
+        except Exception as error:  # to be raised where the requests came from
+            found = error
+        return found, began, time.perf_counter_ns()
+
+    def _finish(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: Sequence[_Waiting],
+        found: Outputs | Exception,
+        began: int,
+        ended: int,
+    ) -> None:
+        """Hand the answers out, and go on with what queued meanwhile."""
+        self._busy = False
+        if self._queue:
+            self._schedule(loop)
+        rows = sum(waiting.rows for waiting in batch)
+        if isinstance(found, Exception):
+            for waiting in batch:
+                if not waiting.future.done():
+                    waiting.future.set_exception(found)
+            return
+        self._seconds_per_row = (ended - began) / rows / 1e9
+        count, took = self.executions.get(rows, (0, 0))
+        self.executions[rows] = (count + 1, took + ended - began)
+        start = 0
+        for waiting in batch:
+            share = found
+            if len(batch) > 1:
+                share = {name: array[start : start + waiting.rows] for name, array in found.items()}
+            start += waiting.rows
+            if not waiting.future.done():
+                waiting.future.set_result(Ran(share, waiting.rows, began - waiting.arrived, ended - began, rows))

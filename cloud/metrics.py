@@ -1,0 +1,79 @@
+"""What Prometheus scrapes: Triton's names where it has one, so that its dashboards work, and our histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from .models import Model
+from .statistics import REQUEST_SECONDS, ModelStatistics
+
+__all__ = ["CONTENT_TYPE", "exposition"]
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+BATCH_ROWS = tuple(2**i for i in range(9))
+LABELS = ("model", "version")
+
+
+def exposition(models: Iterable[Model]) -> bytes:
+    """The text format, version 0.0.4, of all counts of these models."""
+    registry = CollectorRegistry()
+    registry.register(_Models(tuple(models)))
+    return generate_latest(registry)
+
+
+class _Models(Collector):
+    def __init__(self, models: tuple[Model, ...]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        for name, text, value in _COUNTERS:
+            # "unknown", not "counter": the library would put _total behind Triton's names.
+            counter = Metric(name, text, "unknown")
+            for model in self._models:
+                counter.add_sample(name, _labels(model), value(model.statistics))
+            yield counter
+        executed = Metric("nv_inference_exec_count", "Batches that ran", "unknown")
+        failed = Metric("nv_inference_request_failure", "Requests without an answer", "unknown")
+        waiting = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait", labels=LABELS)
+        durations = HistogramMetricFamily("edgesdk_request_seconds", "From body read to answer made", labels=LABELS)
+        batches = HistogramMetricFamily("edgesdk_batch_rows", "Rows of the batches that ran", labels=LABELS)
+        for model in self._models:
+            labels, found = _labels(model), model.statistics
+            executed.add_sample(executed.name, labels, sum(count for count, _ in model.executions.values()))
+            for reason, tally in found.failures.items():
+                failed.add_sample(failed.name, {**labels, "reason": reason}, tally.count)
+            waiting.add_metric(list(labels.values()), model.num_waiting)
+            bounds = [*map(str, REQUEST_SECONDS), "+Inf"]
+            buckets = list(zip(bounds, accumulate(found.durations), strict=True))
+            durations.add_metric(list(labels.values()), buckets, found.success.ns / 1e9)
+            batches.add_metric(list(labels.values()), *_batch_rows(model.executions))
+        yield from (executed, failed, waiting, durations, batches)
+
+
+_COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
+    ("nv_inference_request_success", "Requests that were answered", lambda s: s.success.count),
+    ("nv_inference_count", "Rows of the requests that were answered", lambda s: s.inference_count),
+    ("nv_inference_request_duration_us", "Microseconds from body read to answer made", lambda s: s.success.ns / 1e3),
+    ("nv_inference_queue_duration_us", "Microseconds that requests waited", lambda s: s.queue.ns / 1e3),
+    ("nv_inference_compute_input_duration_us", "Microseconds of decoding", lambda s: s.compute_input.ns / 1e3),
+    ("nv_inference_compute_infer_duration_us", "Microseconds of running", lambda s: s.compute_infer.ns / 1e3),
+    ("nv_inference_compute_output_duration_us", "Microseconds of encoding", lambda s: s.compute_output.ns / 1e3),
+)
+
+
+def _labels(model: Model) -> dict[str, str]:
+    return dict(zip(LABELS, (model.name, model.version), strict=True))
+
+
+def _batch_rows(executions: dict[int, tuple[int, int]]) -> tuple[list[tuple[str, float]], float]:
+    """Buckets of a histogram, and the sum of all rows."""
+    total = sum(count for count, _ in executions.values())
+    up_to = [sum(count for rows, (count, _) in executions.items() if rows <= bound) for bound in BATCH_ROWS]
+    buckets = [*zip(map(str, BATCH_ROWS), map(float, up_to), strict=True), ("+Inf", float(total))]
+    return buckets, float(sum(rows * count for rows, (count, _) in executions.items()))

@@ -1,0 +1,236 @@
+"""Batching without HTTP and without a model: a function that notes what it is given."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import cloud.batcher
+from cloud.batcher import Batcher, Batching
+from edge_sdk.errors import BackendError, ExpiredError, OverloadError
+
+
+class _Function:
+    """Twice its input; slow or failing on demand."""
+
+    def __init__(self):
+        self.batches, self.threads = [], []
+        self.pause = 0.0
+        self.inside = self.most_inside = 0
+        self.error = None
+
+    def __call__(self, feeds):
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        self.batches.append(len(feeds["x"]))
+        self.threads.append(threading.current_thread().name)
+        time.sleep(self.pause)
+        self.inside -= 1
+        if self.error is not None and (feeds["x"] < 0).any():
+            raise self.error
+        return {"y": feeds["x"] * 2}
+
+
+@pytest.fixture
+def function():
+    return _Function()
+
+
+@pytest.fixture
+def make(function):
+    made = []
+
+    def build(**batching):
+        made.append(Batcher("worker", function, Batching(**batching)))
+        return made[-1]
+
+    yield build
+    for batcher in made:
+        batcher.close()
+
+
+def _rows(*values):
+    return {"x": np.array(values, np.float32)[:, None]}
+
+
+async def _submit(batcher, *values, **how):
+    ran = await batcher.submit(_rows(*values), len(values), **how)
+    assert ran.outputs["y"].ravel().tolist() == [2 * value for value in values]
+    return ran
+
+
+async def _while_busy(batcher, function, *requests, pause=0.05):
+    """Let one request run, and these queue behind it."""
+    function.pause = pause
+    first = asyncio.ensure_future(_submit(batcher, 0.0))
+    while not function.inside:
+        await asyncio.sleep(0.001)
+    return await asyncio.gather(first, *requests, return_exceptions=True)
+
+
+def test_what_queues_while_a_batch_runs_is_the_next_batch(make, function):
+    batcher = make(max_batch=8)
+    first, *others = asyncio.run(
+        _while_busy(batcher, function, *(_submit(batcher, float(i), i + 0.5) for i in range(3)))
+    )
+    assert function.batches == [1, 6]
+    assert function.most_inside == 1
+    assert [ran.batch for ran in (first, *others)] == [1, 6, 6, 6]
+    assert all(ran.queue_ns > 20e6 > first.queue_ns for ran in others)
+    assert all(ran.compute_ns > 40e6 for ran in others)
+    assert {rows: count for rows, (count, _) in batcher.executions.items()} == {1: 1, 6: 1}
+
+
+def test_a_batch_has_at_most_so_many_rows_and_keeps_the_order(make, function):
+    batcher = make(max_batch=4)
+    asyncio.run(_while_busy(batcher, function, *(_submit(batcher, float(i), -float(i)) for i in range(5))))
+    assert function.batches == [1, 4, 4, 2]
+
+
+def test_a_request_longer_than_a_batch_runs_alone(make, function):
+    batcher = make(max_batch=4)
+    long = [float(i) for i in range(9)]
+    asyncio.run(_while_busy(batcher, function, _submit(batcher, 1.0), _submit(batcher, *long), _submit(batcher, 2.0)))
+    assert function.batches == [1, 1, 9, 1]
+
+
+def test_requests_of_one_turn_of_the_loop_run_together(make, function):
+    async def all_at_once(batcher):
+        await asyncio.gather(*(_submit(batcher, float(i)) for i in range(3)))
+
+    asyncio.run(all_at_once(make()))
+    assert function.batches == [3]
+
+
+def test_other_shapes_are_other_batches(make, function):
+    batcher = make(max_batch=8)
+
+    async def wide():
+        ran = await batcher.submit({"x": np.ones((1, 2), np.float32)}, 1)
+        assert ran.outputs["y"].shape == (1, 2)
+
+    asyncio.run(
+        _while_busy(batcher, function, _submit(batcher, 1.0), wide(), _submit(batcher, 2.0), wide(), pause=0.02)
+    )
+    assert function.batches == [1, 2, 2]
+
+
+def test_an_idle_model_waits_a_window_for_company(make, function):
+    async def apart(batcher):
+        first = asyncio.ensure_future(_submit(batcher, 1.0))
+        await asyncio.sleep(0.01)
+        await asyncio.gather(first, _submit(batcher, 2.0))
+
+    asyncio.run(apart(make(window_s=0.2)))
+    assert function.batches == [2]
+
+
+def test_a_full_batch_does_not_wait_for_the_window(make, function):
+    async def full(batcher):
+        began = time.monotonic()
+        first = asyncio.ensure_future(_submit(batcher, 1.0))
+        await asyncio.sleep(0.01)
+        await asyncio.gather(first, _submit(batcher, 2.0))
+        return time.monotonic() - began
+
+    assert asyncio.run(full(make(window_s=5, max_batch=2))) < 2
+    assert function.batches == [2]
+
+
+def test_an_error_reaches_exactly_the_callers_of_its_batch(make, function):
+    batcher = make(max_batch=2)
+    function.error = BackendError("no")
+    first, *others = asyncio.run(
+        _while_busy(batcher, function, _submit(batcher, 1.0), _submit(batcher, -1.0), _submit(batcher, 3.0), pause=0.02)
+    )
+    assert [type(found) for found in others[:2]] == [BackendError, BackendError]
+    assert others[2].batch == first.batch == 1
+
+
+def test_more_than_may_wait_are_refused(make, function):
+    batcher = make(max_waiting=2, max_batch=1)
+
+    async def fill():
+        accepted = [asyncio.ensure_future(_submit(batcher, float(i))) for i in range(2)]
+        await asyncio.sleep(0)
+        assert batcher.num_waiting == 2
+        with pytest.raises(OverloadError, match="2 requests wait already"):
+            batcher.submit(_rows(1.0), 1)
+        await asyncio.gather(*accepted)
+        await _submit(batcher, 4.0)  # there is room again
+
+    asyncio.run(_while_busy(batcher, function, fill(), pause=0.02))
+    assert function.batches == [1, 1, 1, 1]
+
+
+def test_a_request_past_its_deadline_is_not_begun(make, function):
+    batcher = make(max_batch=1)
+    soon, late = time.monotonic() + 0.02, time.monotonic() + 60
+    _, missed, met = asyncio.run(
+        _while_busy(
+            batcher, function, _submit(batcher, 1.0, deadline=soon), _submit(batcher, 2.0, deadline=late), pause=0.1
+        )
+    )
+    assert isinstance(missed, ExpiredError)
+    assert met.batch == 1
+    assert function.batches == [1, 1]
+
+
+def test_a_cancelled_request_is_not_run(make, function):
+    batcher = make(max_batch=1)
+
+    async def give_up():
+        future = batcher.submit(_rows(5.0), 1)
+        future.cancel()
+        await _submit(batcher, 6.0)
+
+    asyncio.run(_while_busy(batcher, function, give_up()))
+    assert function.batches == [1, 1]
+
+
+def test_a_client_that_leaves_while_its_batch_runs_harms_nobody(make, function):
+    batcher = make()
+
+    async def leave():
+        future = batcher.submit(_rows(5.0), 1)
+        other = asyncio.ensure_future(_submit(batcher, 6.0))
+        await asyncio.sleep(0.06)  # both run by now
+        future.cancel()
+        await other
+
+    first, left = asyncio.run(_while_busy(batcher, function, leave()))
+    assert (first.batch, left) == (1, None)
+    assert function.batches == [1, 2]
+
+
+def test_cheap_batches_run_on_the_event_loop_and_others_in_the_thread(make, function, monkeypatch):
+    monkeypatch.setattr(cloud.batcher, "CHEAP_SECONDS", 5e-3)
+    batcher = make()
+
+    async def four():
+        for _ in range(3):
+            await _submit(batcher, 1.0)
+        function.pause = 0.01
+        await _submit(batcher, 1.0)  # was cheap
+        await _submit(batcher, 1.0)  # is known not to be
+        await _submit(batcher, 1.0, alone=True)  # too short to hand over while nobody else waits
+
+    asyncio.run(four())
+    assert function.threads == ["worker", *["MainThread"] * 3, "worker", "MainThread"]  # of the first nothing is known
+
+
+def test_the_wait_is_foretold(make, function):
+    batcher = make(max_batch=1)
+
+    async def look():
+        futures = [batcher.submit(_rows(1.0), 1) for _ in range(3)]
+        assert batcher.wait_seconds == float("inf")
+        await asyncio.gather(*futures)
+        assert batcher.wait_seconds == 0
+        futures = [batcher.submit(_rows(1.0), 1) for _ in range(3)]
+        assert batcher.wait_seconds == pytest.approx(0.06, rel=0.5)
+        await asyncio.gather(*futures)
+
+    asyncio.run(_while_busy(batcher, function, look(), pause=0.02))
