@@ -46,8 +46,8 @@ class _Answer(NamedTuple):
 class Client:
     """Calls models on one server.
 
-    Connection errors and answers of 503 are tried again after 0.1, 0.2, 0.4, … seconds within the timeout; nothing
-    else is. Use one client per thread.
+    Connection errors and answers of 503 are tried again after 0.1, 0.2, 0.4, … seconds, or when the server says, within
+    the timeout; nothing else is. Use one client per thread.
 
     Args:
         url: ``http://HOST:PORT`` or https.
@@ -107,7 +107,7 @@ class Client:
             model: its name there.
             inputs: arrays by name.
             request_id: echoed by the server, and checked.
-            parameters: of the request.
+            parameters: of the request; ``timeout``, of the protocol's schedule policy, is this client's own.
 
         Returns:
             Outputs by name, and where the time went.
@@ -119,7 +119,9 @@ class Client:
             TensorError: an array has no dtype of the protocol.
         """
         start = time.perf_counter()
-        headers, chunks = oip.encode_request(inputs, request_id, parameters)
+        # A server that knows how long it is waited for need not run what nobody waits for any more.
+        timed: oip.Parameters = {"timeout": round(self.timeout_s * 1e6), **(parameters or {})}
+        headers, chunks = oip.encode_request(inputs, request_id, timed)
         body = b"".join(chunks)
         sent = time.perf_counter()
         answer_headers, content, _, _ = self._send("POST", f"/v2/models/{model}/infer", headers, body)
@@ -160,13 +162,17 @@ class Client:
             problem, answer = self._try_once(method, path, headers, body)
             pause = 0.1 * 2**attempt
             attempt += 1
-            if answer is not None and answer.status != 503:
-                break
+            if answer is not None:
+                if answer.status != 503:
+                    break
+                pause = max(pause, _retry_after(answer))
             if attempt > self.retries or pause >= self._deadline.left():
                 break
             time.sleep(pause)
         if answer is None:
             raise RemoteError(f"{self.url}: no connection in {attempt} tries ({problem}); is the server running?")
+        if answer.status == 504:
+            raise RemoteTimeout(f"{self.url}: {path} answered 504: {_reason(answer)}")
         if answer.status != 200:
             raise RemoteRejected(f"{self.url}: {path} answered {answer.status}: {_reason(answer)}", answer.status)
         return answer
@@ -201,6 +207,12 @@ class Client:
         request.headers.update(headers or {})
         request.prepare_body(body, None)
         return request
+
+
+def _retry_after(answer: _Answer) -> float:
+    """Seconds that the server asks to stay away; 0 where it says nothing, or gives a date."""
+    asked = answer.headers.get("Retry-After", "")
+    return float(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0.0
 
 
 def _reason(answer: _Answer) -> str:

@@ -121,6 +121,31 @@ def test_a_server_that_stays_busy_is_reported():
     assert len(seen) == 4
 
 
+def test_a_busy_server_says_when_to_come_back():
+    busy = _http("503 Service Unavailable", b"{}", "Retry-After: 1")
+    with answering(busy, _good("")) as (url, seen), Client(url) as client:
+        began = time.monotonic()
+        client.infer("m", X)
+        assert 1 <= time.monotonic() - began < 3
+    assert len(seen) == 2
+    with answering(busy, _good("")) as (url, seen), Client(url, timeout_s=0.5) as client:
+        began = time.monotonic()
+        with pytest.raises(RemoteRejected):  # what would come too late is not waited for
+            client.infer("m", X)
+        assert time.monotonic() - began < 0.5
+
+
+def test_the_server_is_told_how_long_it_is_waited_for():
+    late = _http("504 Gateway Timeout", b'{"error": "the deadline passed"}')
+    with (
+        answering(late) as (url, seen),
+        Client(url, timeout_s=2.5) as client,
+        pytest.raises(RemoteTimeout, match="504: the deadline passed"),
+    ):
+        client.infer("m", X)
+    assert b'"timeout":2500000' in seen[0]
+
+
 def test_no_server_is_a_clear_error():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
