@@ -73,16 +73,19 @@ class Batcher:
         name: of the thread.
         run: takes arrays by name and gives outputs by name, all with rows along the first axis.
         batching: how requests are joined.
+        seconds_per_row: that a run takes, as far as is known.
     """
 
-    def __init__(self, name: str, run: Callable[[Feeds], Outputs], batching: Batching) -> None:
+    def __init__(
+        self, name: str, run: Callable[[Feeds], Outputs], batching: Batching, seconds_per_row: float = float("inf")
+    ) -> None:
         self._batching = batching
         self._run = run
         self._queue: deque[_Waiting] = deque()
         self._rows = 0
         self._busy = self._alone = False
         self._timer: asyncio.Handle | None = None
-        self._seconds_per_row = float("inf")
+        self._seconds_per_row = seconds_per_row
         self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()

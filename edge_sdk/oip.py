@@ -179,9 +179,10 @@ def _headers(header_length: int) -> dict[str, str]:
 
 
 def _describe(name: str, array: Array, *, binary: bool) -> Tensor:
-    if array.dtype not in DTYPES.values():
+    datatype = dtype_name(array.dtype)
+    if datatype not in DTYPES:
         raise TensorError(f"tensor {name!r}: dtype {array.dtype} has no name in the protocol")
-    tensor = Tensor(name, list(array.shape), dtype_name(array.dtype))
+    tensor = Tensor(name, list(array.shape), datatype)
     if binary:
         tensor.parameters = {"binary_data_size": array.nbytes}
     elif array.dtype == np.float16:

@@ -95,7 +95,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """The protocol's name of a numpy dtype, or numpy's own where the protocol has none."""
-    return _NAMES.get(dtype, str(dtype))
+    return _NAMES.get(dtype) or str(dtype)  # numpy takes long over its own names
 
 
 def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:

@@ -39,9 +39,10 @@ def model(backend):
 
 
 def test_it_is_warm_before_the_first_request(model, backend):
-    assert backend.runs == [("MainThread", 1)]
+    assert set(backend.runs) == {("MainThread", 1)}
+    backend.runs.clear()
     ran = asyncio.run(model.infer(FEATURES))
-    assert backend.runs[1:] == [("model-tail", 2)]
+    assert backend.runs == [("model-tail", 2)]
     assert (ran.rows, ran.batch) == (2, 2)
     assert ran.outputs["logits"].shape == (2, 10)
 
@@ -50,8 +51,9 @@ def test_several_requests_get_what_each_alone_would(model, backend):
     async def all_at_once():
         return await asyncio.gather(*(model.infer({"features": FEATURES["features"] * i}) for i in (1, 2, 3)))
 
+    backend.runs.clear()
     together = asyncio.run(all_at_once())
-    assert backend.runs[1:] == [("model-tail", 6)]
+    assert backend.runs == [("model-tail", 6)]
     for i, ran in zip((1, 2, 3), together, strict=True):
         alone = backend.run({"features": FEATURES["features"] * i})
         np.testing.assert_allclose(ran.outputs["logits"], alone["logits"], atol=1e-5)
