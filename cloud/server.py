@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_sdk.errors import DeviceError
+
+from .protocol import GuardedProtocol
+from .tls import TLS
 
 __all__ = ["bind", "run"]
 
@@ -31,7 +35,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise DeviceError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def run(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+def run(app: ASGIApp, listener: socket.socket, tls: TLS | None, on_ready: Callable[[], None]) -> None:
     """Serve until a signal; then refuse new connections and finish the accepted requests (at most 30 s)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
@@ -39,7 +43,11 @@ def run(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None]) -> 
         access_log=False,
         log_config=None,
         loop="uvloop",
-        http="httptools",
+        http=GuardedProtocol,
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,

@@ -13,6 +13,7 @@ import requests
 import urllib3
 
 from . import oip
+from .credentials import NO_CREDENTIALS, Credentials, read_token
 from .deadline import Deadline, DeadlineAdapter
 from .errors import RemoteError, RemoteRejected, RemoteTimeout, TensorError
 from .tensors import Array
@@ -53,12 +54,16 @@ class Client:
         url: ``http://HOST:PORT`` or https.
         timeout_s: for a whole call, from connecting to the answer's last byte, retries included.
         retries: how many more times a call is tried.
+        credentials: what is shown to the server, and by what it is known.
 
     Raises:
         RemoteError: the URL is not one of HTTP.
+        ConfigError: the credentials cannot be used with it.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, retries: int = 3) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float = 10.0, retries: int = 3, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -76,6 +81,13 @@ class Client:
         self._deadline = Deadline()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, DeadlineAdapter(self._deadline))
+        credentials.check(url)
+        if credentials.token_file is not None:
+            self._session.headers["Authorization"] = f"Bearer {read_token(credentials.token_file)}"
+        self._session.verify = True if credentials.ca_file is None else str(credentials.ca_file)
+        if credentials.certificate is not None:
+            own = str(credentials.certificate)
+            self._session.cert = own if credentials.key is None else (own, str(credentials.key))
         self._session.trust_env = False  # no proxy or netrc lookups per request; features go where the user said
         self._prepared: dict[str, requests.PreparedRequest] = {}
 

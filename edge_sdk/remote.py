@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from .bundle import Part
 from .client import Client, RemoteTiming
+from .credentials import NO_CREDENTIALS, Credentials
 from .errors import RemoteError, TensorError
 from .tensors import Array, check_feeds
 
@@ -24,14 +25,27 @@ class RemotePart:
         url: of its server.
         bundle_id: that the server must hold.
         timeout_s: for one call.
+        credentials: for its server.
+
+    Raises:
+        RemoteError: the URL is not one of HTTP.
+        ConfigError: the credentials cannot be used with it.
     """
 
-    def __init__(self, part: Part, url: str, bundle_id: str, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        part: Part,
+        url: str,
+        bundle_id: str,
+        *,
+        timeout_s: float,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
         self.part = part
         self.identified = False
         self._error: RemoteError | None = None
         self._failures, self._rests_until = 0, 0.0
-        self._client = Client(url, timeout_s=timeout_s)
+        self._client = Client(url, timeout_s=timeout_s, credentials=credentials)
         self._bundle_id = bundle_id
 
     @property

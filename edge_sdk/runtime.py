@@ -16,6 +16,7 @@ from .backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
 from .bundle import EDGE, Manifest, Part, open_party
 from .client import RemoteTiming
 from .collusion import Origins
+from .credentials import NO_CREDENTIALS, Credentials
 from .errors import CollusionError, ConfigError, RemoteError
 from .remote import RemotePart
 from .tensors import Array, TensorSpec, check_feeds
@@ -65,11 +66,12 @@ class EdgeRuntime:
         on_missing: where a server gives no right answer, ``fail``, or ``degrade`` to an answer without it; such a
             server is asked again after 1, 2, 4, … 30 s.
         allow_colocated: let one server get several shares of an image, which voids the privacy: for demos.
+        credentials: for each server, in their order; none for servers that ask for none.
 
     Raises:
         BundleError: the folder is not a whole, unaltered edge party.
         BackendError: a part cannot be loaded.
-        ConfigError: ``degrade`` for a bundle that needs every server.
+        ConfigError: ``degrade`` for a bundle that needs every server, or credentials that cannot be used.
         RemoteError: the number of addresses is not the number of servers.
     """
 
@@ -82,6 +84,7 @@ class EdgeRuntime:
         timeout_s: float = 10.0,
         on_missing: OnMissing = "fail",
         allow_colocated: bool = False,
+        credentials: Sequence[Credentials] = (),
     ) -> None:
         bundle = open_party(Path(path), EDGE)
         self.manifest: Manifest = bundle.manifest
@@ -98,9 +101,18 @@ class EdgeRuntime:
         self._backends: dict[str, Backend] = {
             part.name: open_backend(part, bundle, execution) for part in parts if part.placement == EDGE
         }
+        if credentials and len(credentials) != len(servers):
+            raise ConfigError(f"{len(servers)} server(s) and credentials for {len(credentials)}; give one for each")
         urls = dict(zip(parties, servers, strict=False))
+        shown = dict(zip(parties, credentials or [NO_CREDENTIALS] * len(servers), strict=False))
         self._remotes = {
-            part.name: RemotePart(part, urls[part.placement], self.manifest.bundle_id, timeout_s=timeout_s)
+            part.name: RemotePart(
+                part,
+                urls[part.placement],
+                self.manifest.bundle_id,
+                timeout_s=timeout_s,
+                credentials=shown[part.placement],
+            )
             for part in parts
             if part.placement in urls
         }

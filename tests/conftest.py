@@ -185,7 +185,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
-        found = re.search(r"http://\S+", line)
+        found = re.search(r"https?://\S+", line)
         assert found, line + process.stderr.read()
         yield found.group(), process
     finally:

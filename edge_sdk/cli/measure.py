@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 import typer
 
 from .execution import BackendOption, Precision, PrecisionOption, Threads
-from .servers import Colocated, Missing, Server, ServersFile, Timeout, addresses
+from .servers import (
+    CaFile,
+    Certificate,
+    Colocated,
+    Key,
+    Missing,
+    Server,
+    ServersFile,
+    Timeout,
+    TokenFile,
+    addresses,
+    credentials,
+)
 
 if TYPE_CHECKING:
     from ..profile.end_to_end import MeasureReport
@@ -26,6 +38,10 @@ def measure(
     timeout: Timeout = 10.0,
     on_missing: Missing = "fail",
     allow_colocated: Colocated = False,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
     as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
 ) -> None:
     """Classify images end to end, one at a time, and break each request's time down to its steps."""
@@ -34,16 +50,18 @@ def measure(
     from ..progress import bar
     from .tables import write_json
 
+    urls = addresses(server, servers_file)
     with bar("measuring") as advance:
         report = run_measure(
             edge,
-            addresses(server, servers_file),
+            urls,
             data,
             num_images=n,
             execution=Execution(backend, precision.value, threads),
             timeout_s=timeout,
             on_missing=on_missing,
             allow_colocated=allow_colocated,
+            credentials=credentials(len(urls), token_file, ca_file, certificate, key),
             progress=advance,
         )
     if as_json:

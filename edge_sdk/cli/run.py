@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 import typer
 
 from .execution import BackendOption, Precision, PrecisionOption, Threads
-from .servers import Colocated, Missing, Server, ServersFile, Timeout, addresses
+from .servers import (
+    CaFile,
+    Certificate,
+    Colocated,
+    Key,
+    Missing,
+    Server,
+    ServersFile,
+    Timeout,
+    TokenFile,
+    addresses,
+    credentials,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +36,10 @@ def run(
     timeout: Timeout = 10.0,
     on_missing: Missing = "fail",
     allow_colocated: Colocated = False,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = Precision.FP32,
     threads: Threads = None,
@@ -36,13 +52,15 @@ def run(
     from ..images import fit_image
     from ..runtime import EdgeRuntime
 
+    urls = addresses(server, servers_file)
     runtime = EdgeRuntime(
         edge,
-        addresses(server, servers_file),
+        urls,
         execution=Execution(backend, precision.value, threads),
         timeout_s=timeout,
         on_missing=on_missing,
         allow_colocated=allow_colocated,
+        credentials=credentials(len(urls), token_file, ca_file, certificate, key),
     )
     with runtime:
         labels = runtime.manifest.labels

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from ..errors import needs_extra
+from ..errors import ConfigError, needs_extra
 from .execution import SERVER_BATCH, BackendOption, MaxBatch, Precision, PrecisionOption, Threads
 
 
@@ -21,6 +21,15 @@ def serve(
     batch_window_ms: float = typer.Option(0.0, min=0, help="That an idle model waits for more requests to join."),
     max_waiting: int = typer.Option(256, min=1, help="Requests that may wait; more are refused (503)."),
     max_body_mib: int = typer.Option(64, min=1, help="Longer request bodies are refused (413)."),
+    max_concurrency: int | None = typer.Option(None, min=1, help="Requests under way at once; more are refused (503)."),
+    max_rate: float | None = typer.Option(None, min=0.01, help="Requests a second from one address (429)."),
+    token_file: Path | None = typer.Option(None, help="Bearer tokens to accept, one a line; read anew on change."),
+    tls_cert: Path | None = typer.Option(None, help="PEM certificate: serve https."),
+    tls_key: Path | None = typer.Option(None, help="PEM key of --tls-cert, where that file does not hold it."),
+    tls_client_ca: Path | None = typer.Option(None, help="PEM: accept only clients that this authority signed."),
+    insecure: bool = typer.Option(
+        False, "--insecure", help="Listen beyond this machine without TLS and tokens: behind a proxy that has them."
+    ),
 ) -> None:
     """Serve a tail over the Open Inference Protocol v2 (HTTP, with the binary tensor extension).
 
@@ -29,20 +38,37 @@ def serve(
     with needs_extra("cloud", "edgesdk serve"):
         from cloud.app import Application
         from cloud.batcher import Batching
+        from cloud.guard import Guard, Limits
         from cloud.models import Model
         from cloud.server import bind
         from cloud.server import run as run_server
+        from cloud.tls import TLS
+        from cloud.tokens import TokenFile
     from ..backends import Execution
     from ..bundle import open_party
+    from ..credentials import is_loopback
 
+    if tls_cert is None and (tls_key or tls_client_ca):
+        raise typer.BadParameter("--tls-key and --tls-client-ca need --tls-cert")
+    guarded = tls_cert is not None and (token_file is not None or tls_client_ca is not None)
+    if not is_loopback(host) and not guarded and not insecure:
+        raise ConfigError(
+            f"{host} can be reached from other machines: give --tls-cert and --token-file (or --tls-client-ca), "
+            "or --insecure behind a proxy that has both"
+        )
+    tls = TLS(tls_cert, tls_key, tls_client_ca) if tls_cert else None
+    if tls:
+        tls.check()
+    tokens = TokenFile(token_file) if token_file else None
     bundle = open_party(folder, "server")
     listener = bind(host, port)
     execution = Execution(backend, precision.value, threads, max_batch)
     model = Model.of_bundle(bundle, execution, Batching(max_batch, batch_window_ms / 1e3, max_waiting))
-    app = Application([model], max_body_bytes=max_body_mib * 2**20)
+    served = Application([model], max_body_bytes=max_body_mib * 2**20)
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}"
+    app = Guard(served, tokens, Limits(max_rate, max_concurrency))
+    address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
     try:
-        run_server(app, listener, lambda: typer.echo(f"{model.name} ready at {address}", err=True))
+        run_server(app, listener, tls, lambda: typer.echo(f"{model.name} ready at {address}", err=True))
     finally:
         model.close()

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..errors import ConfigError
 
+if TYPE_CHECKING:
+    from ..credentials import Credentials
+
 Server = Annotated[list[str] | None, typer.Option(help="http://HOST:PORT; once per server of the bundle, in order.")]
 ServersFile = Annotated[Path | None, typer.Option(help="Instead of --server: a file with one address a line.")]
+TokenFile = Annotated[
+    list[Path] | None,
+    typer.Option(help="File with a server's bearer token; once per server, in order: no server may see another's."),
+]
+CaFile = Annotated[Path | None, typer.Option(help="PEM: the authority of the servers' certificates, if a private one.")]
+Certificate = Annotated[Path | None, typer.Option(help="PEM: this device's certificate, for servers that ask for one.")]
+Key = Annotated[Path | None, typer.Option(help="PEM: the key of --certificate, where that file does not hold it.")]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for one call of a server.")]
 Missing = Annotated[
     Literal["fail", "degrade"], typer.Option(help="Where a server gives no right answer: end, or do without it.")
@@ -18,6 +28,22 @@ Missing = Annotated[
 Colocated = Annotated[
     bool, typer.Option("--allow-colocated", help="Let one server get several shares: a demo WITHOUT PRIVACY.")
 ]
+
+
+def credentials(
+    count: int, token_file: list[Path] | None, ca_file: Path | None, certificate: Path | None, key: Path | None
+) -> list[Credentials]:
+    """For each server, in their order.
+
+    Raises:
+        ConfigError: the number of tokens is neither none nor that of the servers.
+    """
+    from ..credentials import Credentials
+
+    tokens: list[Path | None] = [*token_file] if token_file else [None] * count
+    if len(tokens) != count:
+        raise ConfigError(f"{count} server(s) and {len(tokens)} --token-file; give one for each server, in order")
+    return [Credentials(token, ca_file, certificate, key) for token in tokens]
 
 
 def addresses(server: list[str] | None, servers_file: Path | None) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backends import DEFAULT_EXECUTION, Execution
 from ..bundle import Manifest
+from ..credentials import Credentials
 from ..errors import DataError
 from ..images import LabelledImage, decode_image, find_images, fit_image
 from ..runtime import EdgeRuntime, OnMissing, Prediction
@@ -69,6 +70,7 @@ def measure(
     timeout_s: float = 10.0,
     on_missing: OnMissing = "fail",
     allow_colocated: bool = False,
+    credentials: Sequence[Credentials] = (),
     warmup: int = 5,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MeasureReport:
@@ -83,6 +85,7 @@ def measure(
         timeout_s: for one call of a server.
         on_missing: as for EdgeRuntime.
         allow_colocated: as for EdgeRuntime.
+        credentials: as for EdgeRuntime.
         warmup: requests of the first image beforehand, not counted.
         progress: called with the images done and in all.
 
@@ -102,6 +105,7 @@ def measure(
         timeout_s=timeout_s,
         on_missing=on_missing,
         allow_colocated=allow_colocated,
+        credentials=credentials,
     )
     with runtime:
         manifest = runtime.manifest

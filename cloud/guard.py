@@ -1,0 +1,109 @@
+"""Who may ask, and how often: an ASGI application before another one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from typing import NamedTuple
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .answers import error_body
+from .tokens import TokenFile
+
+__all__ = ["Guard", "Limits", "RateLimit"]
+
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+"""For the probes of an orchestrator, which has no token; they say nothing of the models."""
+
+MOST_CLIENTS = 10_000
+"""Whose rates are remembered."""
+
+
+class Limits(NamedTuple):
+    """What is too much.
+
+    Attributes:
+        max_rate: requests a second from one address, on average; None sets no limit.
+        max_concurrency: requests that are under way at once; None sets no limit.
+    """
+
+    max_rate: float | None = None
+    max_concurrency: int | None = None
+
+
+class Guard:
+    """Answers 401 without a right token, 429 to too many requests of one address, 503 beyond the concurrency.
+
+    Args:
+        app: what is guarded.
+        tokens: None asks for none.
+        limits: of all requests but the health checks.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: TokenFile | None, limits: Limits) -> None:
+        self._app, self._tokens, self._limits = app, tokens, limits
+        self._rate = RateLimit(limits.max_rate) if limits.max_rate else None
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's entry."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if self._tokens is not None and not self._tokens.allows(_authorization(scope)):
+            header = (b"www-authenticate", b'Bearer realm="edgesdk"')
+            await _refuse(send, 401, "a bearer token is needed: Authorization: Bearer TOKEN", header)
+            return
+        if self._rate is not None:
+            client = scope["client"]
+            wait = self._rate.wait_seconds(client[0] if client else "")
+            if wait > 0:
+                header = (b"retry-after", b"%d" % math.ceil(wait))
+                await _refuse(send, 429, f"more than {self._limits.max_rate:g} requests a second", header)
+                return
+        most = self._limits.max_concurrency
+        if most is not None and self._under_way >= most:
+            await _refuse(send, 503, f"{most} requests are under way already", (b"retry-after", b"1"))
+            return
+        self._under_way += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+
+class RateLimit:
+    """A bucket for each client: it fills at the rate, holds a second's worth but at least one, and a request takes one.
+
+    Args:
+        rate: requests a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._size = rate, max(rate, 1.0)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_seconds(self, client: str) -> float:
+        """0 where the client may go on, which is then counted; else how long until it may."""
+        now = time.monotonic()
+        level, seen = self._buckets.pop(client, (self._size, now))
+        level = min(level + (now - seen) * self._rate, self._size)
+        wait = 0.0 if level >= 1 else (1 - level) / self._rate
+        self._buckets[client] = (level if wait else level - 1, now)
+        if len(self._buckets) > MOST_CLIENTS:
+            self._buckets.popitem(last=False)  # unseen for the longest
+        return wait
+
+
+def _authorization(scope: Scope) -> bytes | None:
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    return found[0] if len(found) == 1 else None
+
+
+async def _refuse(send: Send, status: int, message: str, header: tuple[bytes, bytes]) -> None:
+    content = error_body(message)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), header]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

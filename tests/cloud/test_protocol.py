@@ -1,0 +1,95 @@
+"""Clients that send slowly, or headers without end."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+
+import cloud.protocol
+from cloud.protocol import GuardedProtocol
+
+
+async def _application(scope, receive, send):
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Connections to a server in a thread, which waits half a second for a whole request."""
+    monkeypatch.setattr(cloud.protocol, "RECEIVE_SECONDS", 0.5)
+    monkeypatch.setattr(cloud.protocol, "LOOK_SECONDS", 0.1)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        _application, http=GuardedProtocol, loop="uvloop", lifespan="off", log_config=None, timeout_keep_alive=2
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+
+    @contextmanager
+    def connection():
+        with socket.create_connection(listener.getsockname(), 5) as raw:
+            yield raw
+
+    yield connection
+    server.should_exit = True
+    thread.join()
+
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("sent_at_once", [0, 20, len(REQUEST) - 3])
+def test_a_slow_client_is_hung_up_on(connect, sent_at_once):
+    """Within its headers or its body: a byte every tenth of a second, and never the last one."""
+    with connect() as raw:
+        began = time.monotonic()
+        raw.sendall(REQUEST[:sent_at_once])
+        for i in range(sent_at_once, min(sent_at_once + 3, len(REQUEST) - 1)):
+            time.sleep(0.1)
+            raw.sendall(REQUEST[i : i + 1])
+        assert raw.recv(100) == b""
+        assert 0.4 < time.monotonic() - began < 2
+
+
+def test_a_silent_connection_is_hung_up_on(connect):
+    with connect() as raw:
+        began = time.monotonic()
+        assert raw.recv(100) == b""
+        assert 0.4 < time.monotonic() - began < 2
+
+
+def test_a_connection_may_rest_between_requests(connect):
+    with connect() as raw:
+        for _ in range(2):
+            raw.sendall(REQUEST)
+            assert raw.recv(1000).endswith(b"ok")
+            time.sleep(0.8)  # longer than a request may take to arrive
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_headers_without_end_are_refused(connect, pieces):
+    head = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(pieces, 40))
+    head = head if pieces == 1 else b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000
+    with connect() as raw:
+        try:
+            for start in range(0, len(head), len(head) // pieces):
+                raw.sendall(head[start : start + len(head) // pieces])
+                time.sleep(0.001)
+            answer = raw.recv(1000)
+        except OSError:
+            return  # hung up on before all was sent
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"headers of more than 32768 bytes" in answer
+
+
+def test_long_bodies_are_none_of_its_business(connect):
+    with connect() as raw:
+        raw.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000))
+        assert raw.recv(1000).endswith(b"ok")
