@@ -18,6 +18,7 @@ from edge_sdk import oip
 from edge_sdk.errors import BackendError, ExpiredError, OverloadError, TensorError
 
 from .answers import error_body
+from .compression import ENCODINGS, choose_encoding, compress, decompress
 from .models import Model
 from .statistics import FailureReason
 
@@ -66,6 +67,9 @@ class InferHandler:
         else:
             status = 200
         content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        accepted = headers.get(b"accept-encoding")
+        if accepted and (encoding := choose_encoding(accepted.decode("latin-1"), len(content))):
+            content, found["Content-Encoding"] = compress(content, encoding), encoding
         listed = [(name.lower().encode(), value.encode()) for name, value in found.items()]
         listed.append((b"content-length", b"%d" % len(content)))
         await send({"type": "http.response.start", "status": status, "headers": listed})
@@ -97,10 +101,10 @@ class InferHandler:
         return answer
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        encoding = headers.get(b"content-encoding", b"identity")
-        if encoding != b"identity":
-            spoken = encoding[:40].decode("latin-1")
-            raise _Refusal(415, f"content-encoding {spoken!r} is not spoken here; send the body as it is")
+        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+        if encoding not in ("identity", *ENCODINGS):
+            known = ", ".join(ENCODINGS)
+            raise _Refusal(415, f"content-encoding {encoding[:40]!r} is not spoken here; {known} and none at all are")
         too_long = f"the body is longer than {self.max_body_bytes} bytes"
         stated = headers.get(b"content-length", b"0")
         if stated.isdigit() and int(stated[:20]) > self.max_body_bytes:
@@ -116,7 +120,13 @@ class InferHandler:
                 raise _Refusal(413, too_long)
             chunks.append(chunk)
             more = message.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if encoding == "identity":
+            return body
+        whole = decompress(body, encoding, self.max_body_bytes)
+        if whole is None:
+            raise _Refusal(413, too_long)
+        return whole
 
     def _status(self, model: Model, error: Exception) -> tuple[int, FailureReason, dict[str, str]]:
         """HTTP status, Triton's reason, and further headers."""

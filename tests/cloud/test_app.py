@@ -1,5 +1,6 @@
 """A real server process, spoken to over real sockets."""
 
+import gzip
 import json
 import re
 import signal
@@ -197,7 +198,11 @@ BAD = {
     "empty": (b"", {}, 400, "not an inference request"),
     "not UTF-8": (b"\xff\xfe", {}, 400, "not an inference request"),
     "header length": (b"{}", {"Inference-Header-Content-Length": "x"}, 400, "expected an integer"),
-    "gzip": (b"\x1f\x8b", {"Content-Encoding": "gzip"}, 415, "'gzip' is not spoken"),
+    "brotli": (b"\x1f\x8b", {"Content-Encoding": "br"}, 415, "'br' is not spoken"),
+    "half a gzip": (gzip.compress(b"{}")[:-9], {"Content-Encoding": "gzip"}, 400, "not gzip: it has no end"),
+    "two gzips": (gzip.compress(b"{}") * 2, {"Content-Encoding": "gzip"}, 400, "goes on behind its end"),
+    "no gzip": (b"hello", {"Content-Encoding": "gzip"}, 400, "not gzip: Error -3"),
+    "gzip for deflate": (gzip.compress(b"{}"), {"Content-Encoding": "deflate"}, 400, "not deflate"),
 }
 
 
@@ -239,6 +244,42 @@ def test_a_wrong_path_or_verb_is_an_error_of_the_protocols_shape(server, method,
     assert response.status_code == status
     assert list(response.json()) == ["error"]
     assert len(response.text) < 400
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_bodies_may_be_compressed_both_ways(server, expected, algorithm):
+    import tritonclient.http as triton
+
+    rows = np.repeat(FEATURES, 64, 0)
+    tensor = triton.InferInput("features", list(rows.shape), "FP32")
+    tensor.set_data_from_numpy(rows)
+    client = triton.InferenceServerClient(server.removeprefix("http://"))
+    result = client.infer(
+        "tail", [tensor], request_compression_algorithm=algorithm, response_compression_algorithm=algorithm
+    )
+    np.testing.assert_allclose(result.as_numpy("logits"), np.repeat(expected, 64, 0), atol=1e-5)
+    client.close()
+
+
+def test_a_short_answer_or_one_to_a_client_that_asks_for_none_is_sent_as_it_is(server):
+    for rows, accepted, encoding in ((1, "gzip", None), (128, "identity", None), (128, "gzip;q=0, br", None),
+                                     (128, "br, GZIP ; q=0.5", "gzip"), (128, "deflate", "deflate")):  # fmt: skip
+        headers, chunks = oip.encode_request({"features": np.repeat(FEATURES[:1], rows, 0)})
+        response = requests.post(
+            f"{server}/v2/models/tail/infer", data=b"".join(chunks), headers={**headers, "Accept-Encoding": accepted}
+        )
+        assert response.status_code == 200
+        assert response.headers.get("Content-Encoding") == encoding
+        found = oip.decode_response(response.content, response.headers[oip.HEADER_LENGTH])
+        assert found.outputs["logits"].shape == (rows, 10)
+
+
+def test_what_unpacks_to_too_much_gets_413(bundle):
+    with serving(bundle / "server0", "--max-body-mib", "1") as (url, _):
+        bomb = gzip.compress(bytes(200 * 2**20))
+        assert len(bomb) < 2**20
+        response = requests.post(f"{url}/v2/models/tail/infer", data=bomb, headers={"Content-Encoding": "gzip"})
+        assert response.status_code == 413
 
 
 def test_too_long_a_body_gets_413_stated_or_not(bundle):
@@ -332,7 +373,9 @@ def test_what_cannot_be_served_is_one_line(bundle, tmp_path, server):
     assert_one_line_error(edgesdk("serve", bundle / "edge", "--port", "0"), "folder of edge")
     assert_one_line_error(edgesdk("serve", tmp_path, "--port", "0"), "no manifest.json")
     assert_one_line_error(edgesdk("serve", bundle / "server0", "--port", port), "cannot listen", "in use")
-    assert_one_line_error(edgesdk("serve", bundle / "server0", "--host", "192.0.2.1", "--port", "0"), "cannot listen")
+    assert_one_line_error(
+        edgesdk("serve", bundle / "server0", "--host", "192.0.2.1", "--port", "0", "--insecure"), "cannot listen"
+    )
 
 
 def test_it_listens_on_this_machine_alone_by_default(bundle):
