@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # For `make demo`: an image folder, or an archive of one. Empty: what is at hand, else the public CIFAR-10 archive.
 DATA ?=
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow check format proto clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,11 @@ check: setup  ## Lint, types, layers
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+proto:  ## The messages of gRPC from their .proto; an old generator, because its output needs a protobuf at least as new
+	$(PYTHON) -m venv $(VENV)-proto
+	$(VENV)-proto/bin/pip install --quiet grpcio-tools==1.66.2 'setuptools<81'
+	$(VENV)-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. cloud/protobuf/open_inference.proto
 
 clean:
 	rm -rf $(VENV) demo

@@ -6,6 +6,8 @@ Sources: the protocol's REST text; its binary tensor data and statistics extensi
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,16 +17,16 @@ from starlette.types import Receive, Scope, Send
 
 import edge_sdk
 from edge_sdk import oip
+from edge_sdk.errors import UnknownModelError
 
-from .answers import error_body, json_answer
 from .infer import InferHandler
 from .metrics import CONTENT_TYPE, exposition
 from .models import Model
+from .replies import EXTENSIONS, SERVER_NAME, error_body, json_answer
+from .repository import Repository
 
 __all__ = ["DEFAULT_MAX_BODY", "Application"]
 
-SERVER_NAME = "edgesdk"
-EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration")
 DEFAULT_MAX_BODY = 64 * 2**20
 """Bytes; Triton's default as well."""
 
@@ -33,14 +35,14 @@ class Application:
     """An ASGI application that serves these models.
 
     Args:
-        models: loaded and warm.
+        repository: of the models.
         max_body_bytes: longer request bodies are refused with 413, before they are read where their length is stated.
     """
 
-    def __init__(self, models: list[Model], *, max_body_bytes: int = DEFAULT_MAX_BODY) -> None:
-        self._models = {model.name: model for model in models}
+    def __init__(self, repository: Repository, *, max_body_bytes: int = DEFAULT_MAX_BODY) -> None:
+        self._repository = repository
         self._infer = InferHandler(max_body_bytes)
-        self._paths = {f"{path}/infer": model for model in models for path in _paths(model)}
+        self._paths = {f"{path}/infer": model for model in repository for path in _paths(model)}
         self._rest = self._routes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +69,7 @@ class Application:
                 Route(f"{path}/stats", self._model_statistics),
                 Route(path, self._model_metadata),
             ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _our_fault})
+        return Starlette(routes=routes, exception_handlers=_ERRORS)
 
     async def _live(self, request: Request) -> Response:
         return json_answer({"live": True})
@@ -79,10 +81,10 @@ class Application:
         return json_answer({"name": SERVER_NAME, "version": edge_sdk.__version__, "extensions": EXTENSIONS})
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(exposition(self._models.values()), headers={"Content-Type": CONTENT_TYPE})
+        return Response(exposition(self._repository), headers={"Content-Type": CONTENT_TYPE})
 
     async def _all_statistics(self, request: Request) -> Response:
-        return json_answer({"model_stats": [_statistics(model) for model in self._models.values()]})
+        return json_answer({"model_stats": [_statistics(model) for model in self._repository]})
 
     async def _model_statistics(self, request: Request) -> Response:
         return json_answer({"model_stats": [_statistics(self._model(request))]})
@@ -96,7 +98,7 @@ class Application:
             {
                 "name": model.name,
                 "versions": [model.version],
-                "platform": "onnx_onnxv1",
+                "platform": model.platform,
                 "inputs": oip.tensor_metadata(model.inputs),
                 "outputs": oip.tensor_metadata(model.outputs),
                 "properties": model.properties,
@@ -126,14 +128,7 @@ class Application:
         raise AssertionError(f"served by the short way: {self._model(request).name}")
 
     def _model(self, request: Request) -> Model:
-        name = request.path_params["name"]
-        model = self._models.get(name)
-        if model is None:
-            raise HTTPException(404, f"no model {name[:100]!r} here; it serves {', '.join(sorted(self._models))}")
-        version = request.path_params.get("version", model.version)
-        if version != model.version:
-            raise HTTPException(404, f"model {name!r} has no version {version[:40]!r}, only {model.version}")
-        return model
+        return self._repository.find(request.path_params["name"], request.path_params.get("version", ""))
 
 
 def _paths(model: Model) -> tuple[str, str]:
@@ -152,10 +147,16 @@ def _config(tensor: dict[str, object]) -> dict[str, object]:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
+    assert isinstance(error, HTTPException)
     return Response(error_body(error.detail), error.status_code, error.headers, media_type="application/json")
+
+
+async def _unknown_model(request: Request, error: Exception) -> Response:
+    return Response(error_body(str(error)), 404, media_type="application/json")
 
 
 async def _our_fault(request: Request, error: Exception) -> Response:
     return Response(error_body("internal error; the server's log says more"), 500, media_type="application/json")
+
+
+_ERRORS: dict[Any, Any] = {HTTPException: _http_error, UnknownModelError: _unknown_model, Exception: _our_fault}

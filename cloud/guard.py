@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .answers import error_body
+from .replies import NEEDS_TOKEN, error_body
 from .tokens import TokenFile
 
 __all__ = ["Guard", "Limits", "RateLimit"]
@@ -54,7 +54,7 @@ class Guard:
             return
         if self._tokens is not None and not self._tokens.allows(_authorization(scope)):
             header = (b"www-authenticate", b'Bearer realm="edgesdk"')
-            await _refuse(send, 401, "a bearer token is needed: Authorization: Bearer TOKEN", header)
+            await _refuse(send, 401, NEEDS_TOKEN, header)
             return
         if self._rate is not None:
             client = scope["client"]

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from edge_sdk.backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
+from edge_sdk.backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
 from edge_sdk.bundle import PartyBundle
 from edge_sdk.errors import BackendError, TensorError
 from edge_sdk.tensors import Array, TensorSpec, check_feeds
@@ -19,6 +19,7 @@ from .statistics import ModelStatistics
 __all__ = ["Model"]
 
 WARM_RUNS = 5
+PLATFORMS: dict[BackendName, str] = {"onnxruntime": "onnx_onnxv1", "tensorrt": "tensorrt_plan"}
 
 
 class Model:
@@ -28,6 +29,7 @@ class Model:
         name: in the protocol.
         backend: loaded; closed by ``close``.
         properties: what its metadata says besides names and shapes.
+        platform: the library and its format, as the protocol names them.
         batching: how requests are joined; a model whose batch size is fixed joins none.
 
     Raises:
@@ -37,9 +39,14 @@ class Model:
     version = "1"
 
     def __init__(
-        self, name: str, backend: Backend, properties: dict[str, str], batching: Batching | None = None
+        self,
+        name: str,
+        backend: Backend,
+        properties: dict[str, str],
+        batching: Batching | None = None,
+        platform: str = PLATFORMS["onnxruntime"],
     ) -> None:
-        self.name = name
+        self.name, self.platform = name, platform
         self.properties = properties
         self.statistics = ModelStatistics()
         self._backend = backend
@@ -62,7 +69,7 @@ class Model:
         part = bundle.manifest.parts[0]
         backend = open_backend(part, bundle, execution)
         identity = {"edgesdk_bundle_id": bundle.manifest.bundle_id, "edgesdk_party": bundle.manifest.party}
-        return cls(part.name, backend, identity, batching)
+        return cls(part.name, backend, identity, batching, PLATFORMS[execution.backend])
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -35,8 +36,36 @@ def bind(host: str, port: int) -> socket.socket:
         raise DeviceError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def run(app: ASGIApp, listener: socket.socket, tls: TLS | None, on_ready: Callable[[], None]) -> None:
-    """Serve until a signal; then refuse new connections and finish the accepted requests (at most 30 s)."""
+class Beside(Protocol):
+    """A second server on the same event loop."""
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def stop(self) -> None:
+        """Finish what was accepted."""
+
+
+def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    on_ready: Callable[[], None],
+    tls: TLS | None = None,
+    beside: Beside | None = None,
+) -> None:
+    """Serve until a signal; then refuse new connections and finish the accepted requests (at most 30 s).
+
+    Args:
+        app: over HTTP.
+        listener: for it.
+        on_ready: called once everything listens.
+        tls: None serves in the clear.
+        beside: started and stopped with it.
+
+    Raises:
+        DeviceError: the server beside cannot listen.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
         app,
@@ -52,14 +81,14 @@ def run(app: ASGIApp, listener: socket.socket, tls: TLS | None, on_ready: Callab
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = _Server(config, on_ready)
+    server = _Server(config, on_ready, beside)
     server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], beside: Beside | None) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._beside = on_ready, beside
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,4 +99,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._beside is not None:
+            await self._beside.start()
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._beside is not None:
+            await self._beside.stop()
+        await super().shutdown(sockets)

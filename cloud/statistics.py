@@ -6,6 +6,8 @@ import time
 from bisect import bisect_left
 from typing import Any, Literal
 
+from .batcher import Ran
+
 __all__ = ["REQUEST_SECONDS", "FailureReason", "ModelStatistics", "Tally"]
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
@@ -45,16 +47,23 @@ class ModelStatistics:
         self.durations = [0] * (len(REQUEST_SECONDS) + 1)
         """Successful requests by duration: at most each bound, and above the last."""
 
-    def succeeded(
-        self, rows: int, *, request_ns: int, queue_ns: int, input_ns: int, infer_ns: int, output_ns: int
-    ) -> None:
-        """Note a request that was answered: in all; waiting; decoding, running and encoding it."""
+    def succeeded(self, ran: Ran, *, began: int, decoded: int, ended: int) -> None:
+        """Note a request that is answered now.
+
+        Args:
+            ran: how it was run.
+            began: when its body was there, by ``time.perf_counter_ns``.
+            decoded: when it was decoded.
+            ended: when its outputs were there; what comes after is encoding.
+        """
+        now = time.perf_counter_ns()
+        request_ns = now - began
         self.success.add(request_ns)
-        self.queue.add(queue_ns)
-        self.compute_input.add(input_ns)
-        self.compute_infer.add(infer_ns)
-        self.compute_output.add(output_ns)
-        self.inference_count += rows
+        self.queue.add(ran.queue_ns)
+        self.compute_input.add(decoded - began)
+        self.compute_infer.add(ran.compute_ns)
+        self.compute_output.add(now - ended)
+        self.inference_count += ran.rows
         self.last_inference_ms = int(time.time() * 1000)
         self.durations[bisect_left(REQUEST_SECONDS, request_ns / 1e9)] += 1
 

@@ -9,6 +9,7 @@ EdgeSDKError
 ├── BackendError         an inference library refused a model or failed in it
 ├── OverloadError        more requests wait for a served model than may
 ├── ExpiredError         a request was not begun before its deadline
+├── UnknownModelError    a server was asked for a model that it has not
 ├── RemoteError          a server could not be reached or failed
 │   ├── RemoteTimeout    it did not answer in time
 │   ├── RemoteRejected   it refused the request; ``status`` is its HTTP status
@@ -40,6 +41,7 @@ __all__ = [
     "RemoteRejected",
     "RemoteTimeout",
     "TensorError",
+    "UnknownModelError",
     "needs_extra",
 ]
 
@@ -78,6 +80,10 @@ class OverloadError(EdgeSDKError):
 
 class ExpiredError(EdgeSDKError):
     """A request was not begun before its deadline."""
+
+
+class UnknownModelError(EdgeSDKError):
+    """A server was asked for a model that it has not."""
 
 
 class RemoteError(EdgeSDKError):

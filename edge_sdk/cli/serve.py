@@ -13,7 +13,8 @@ from .execution import SERVER_BATCH, BackendOption, MaxBatch, Precision, Precisi
 def serve(
     folder: Path = typer.Argument(..., help="BUNDLE/server0."),
     host: str = typer.Option("127.0.0.1", help="Address to listen on."),
-    port: int = typer.Option(8000, min=0, max=65535, help="Port; 0 takes a free one."),
+    port: int = typer.Option(8000, min=0, max=65535, help="Of HTTP; 0 takes a free one."),
+    grpc_port: int | None = typer.Option(None, min=0, max=65535, help="Serve gRPC too; 0 takes a free one."),
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = Precision.FP32,
     threads: Threads = None,
@@ -40,6 +41,7 @@ def serve(
         from cloud.batcher import Batching
         from cloud.guard import Guard, Limits
         from cloud.models import Model
+        from cloud.repository import Repository
         from cloud.server import bind
         from cloud.server import run as run_server
         from cloud.tls import TLS
@@ -64,11 +66,23 @@ def serve(
     listener = bind(host, port)
     execution = Execution(backend, precision.value, threads, max_batch)
     model = Model.of_bundle(bundle, execution, Batching(max_batch, batch_window_ms / 1e3, max_waiting))
-    served = Application([model], max_body_bytes=max_body_mib * 2**20)
+    repository = Repository([model])
+    served = Application(repository, max_body_bytes=max_body_mib * 2**20)
     shown = f"[{host}]" if ":" in host else host
     app = Guard(served, tokens, Limits(max_rate, max_concurrency))
     address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
+    beside = None
+    if grpc_port is not None:
+        with needs_extra("grpc", "edgesdk serve --grpc-port"):
+            from cloud.grpc_service import GrpcServer
+        limit = max_body_mib * 2**20
+        beside = GrpcServer(repository, host, grpc_port, max_body_bytes=limit, tls=tls, tokens=tokens)
+
+    def ready() -> None:
+        also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
+        typer.echo(f"{model.name} ready at {address}{also}", err=True)
+
     try:
-        run_server(app, listener, tls, lambda: typer.echo(f"{model.name} ready at {address}", err=True))
+        run_server(app, listener, on_ready=ready, tls=tls, beside=beside)
     finally:
-        model.close()
+        repository.close()

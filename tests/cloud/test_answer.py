@@ -1,12 +1,12 @@
 """Who counts as alone."""
 
-import cloud.infer
+import cloud.answer
 
 
 def test_a_client_is_alone_once_no_other_has_asked_for_a_while(monkeypatch):
     clock = 100.0
-    monkeypatch.setattr(cloud.infer.time, "monotonic", lambda: clock)
-    clients = cloud.infer.Clients()
+    monkeypatch.setattr(cloud.answer.time, "monotonic", lambda: clock)
+    clients = cloud.answer.Clients()
     assert not clients.alone(("a", 1))
     clock += 0.9
     assert not clients.alone(("a", 1))

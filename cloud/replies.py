@@ -1,11 +1,15 @@
-"""Bodies of answers that hold no tensors."""
+"""What the server says of itself, and the bodies of answers that hold no tensors."""
 
 from __future__ import annotations
 
 import msgspec
 from starlette.responses import Response
 
-__all__ = ["error_body", "json_answer"]
+__all__ = ["EXTENSIONS", "MAX_MESSAGE", "NEEDS_TOKEN", "SERVER_NAME", "error_body", "json_answer"]
+
+SERVER_NAME = "edgesdk"
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration")
+NEEDS_TOKEN = "a bearer token is needed: Authorization: Bearer TOKEN"  # noqa: S105 (a message)
 
 MAX_MESSAGE = 500
 """Characters of an error: a client's own names are not echoed without end."""

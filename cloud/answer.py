@@ -1,0 +1,120 @@
+"""A decoded inference request to its outputs, and every way in which that may fail: the same for all protocols."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import NamedTuple
+
+from edge_sdk.errors import BackendError, ExpiredError, OverloadError, TensorError, UnknownModelError
+from edge_sdk.oip import InferRequest, Parameters
+from edge_sdk.tensors import Array
+
+from .batcher import Ran
+from .models import Model
+from .statistics import FailureReason
+
+__all__ = ["Answer", "Clients", "Failure", "answer", "failure"]
+
+ALONE_SECONDS = 1.0
+"""After which a connection that nobody else has asked beside counts as the only one."""
+
+_log = logging.getLogger("edgesdk.cloud")
+
+
+class Answer(NamedTuple):
+    """The outputs that were asked for, by name; what the answer says besides; and how it was run."""
+
+    outputs: dict[str, Array]
+    parameters: Parameters
+    ran: Ran
+
+
+async def answer(model: Model, request: InferRequest, *, alone: bool, time_left: float | None = None) -> Answer:
+    """Check a request, and have the model run it.
+
+    Args:
+        model: that it is for.
+        request: decoded.
+        alone: its client is the only one at this time.
+        time_left: seconds that its client waits, where its protocol says.
+
+    Raises:
+        TensorError: the request does not fit the model.
+        OverloadError, ExpiredError, BackendError: as the model says.
+    """
+    wanted = _wanted(model, request)
+    _check_bundle(model, request)
+    deadline = _deadline(request, time_left)
+    ran = await model.infer(request.inputs, deadline=deadline, alone=alone)
+    parameters: Parameters = {"queue_us": ran.queue_ns // 1000, "compute_us": ran.compute_ns // 1000}
+    return Answer({name: ran.outputs[name] for name in wanted}, parameters, ran)
+
+
+class Failure(NamedTuple):
+    """What became of a request that failed: status of HTTP, code of gRPC, reason as Triton has it, message."""
+
+    status: int
+    code: str
+    reason: FailureReason
+    message: str
+
+
+_FAILURES: tuple[tuple[type[Exception], int, str, FailureReason], ...] = (
+    (TensorError, 400, "INVALID_ARGUMENT", "OTHER"),
+    (UnknownModelError, 404, "NOT_FOUND", "OTHER"),
+    (OverloadError, 503, "UNAVAILABLE", "REJECTED"),
+    (ExpiredError, 504, "DEADLINE_EXCEEDED", "REJECTED"),
+)
+
+
+def failure(error: Exception, model: str) -> Failure:
+    """How to answer an error. What is not the client's doing is logged, and not shown to it."""
+    for kind, status, code, reason in _FAILURES:
+        if isinstance(error, kind):
+            return Failure(status, code, reason, str(error))
+    _log.error("model %s failed", model, exc_info=error)
+    reason = "BACKEND" if isinstance(error, BackendError) else "OTHER"
+    return Failure(500, "INTERNAL", reason, f"model {model!r} failed; the server's log says how")
+
+
+class Clients:
+    """Whether one connection alone has asked for inference of late."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self._since = 0.0
+
+    def alone(self, client: object) -> bool:
+        """Note a request of a client, host and port; None is a client that cannot be told from others."""
+        now = time.monotonic()
+        if client is None or client != self._last:
+            self._last, self._since = client, now
+        return now - self._since >= ALONE_SECONDS
+
+
+def _wanted(model: Model, request: InferRequest) -> list[str]:
+    known = [spec.name for spec in model.outputs]
+    if request.outputs is None:
+        return known
+    wanted = [output.name for output in request.outputs]
+    if not wanted or not set(wanted) <= set(known) or len(set(wanted)) < len(wanted):
+        raise TensorError(f"outputs {wanted} were asked for; each may be asked for once, and there are {known}")
+    return wanted
+
+
+def _check_bundle(model: Model, request: InferRequest) -> None:
+    """A client that names its bundle gets no answer from another one, deployed here since it connected."""
+    named = request.parameters.get("edgesdk_bundle_id")
+    served = model.properties.get("edgesdk_bundle_id")
+    if named is not None and named != served:
+        raise TensorError(f"this server holds bundle {str(served)[:12]}, the request is for {str(named)[:12]}")
+
+
+def _deadline(request: InferRequest, time_left: float | None) -> float | None:
+    """By ``time.monotonic``: of the transport, or Triton's request parameter ``timeout``, microseconds; 0 sets none."""
+    timeout = request.parameters.get("timeout", 0)
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise TensorError(f"parameter timeout is {timeout!r}; expected microseconds, an integer from 0")
+    waits = [seconds for seconds in (timeout / 1e6 or None, time_left) if seconds is not None]
+    return time.monotonic() + min(waits) if waits else None

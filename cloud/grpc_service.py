@@ -1,0 +1,209 @@
+"""The Open Inference Protocol v2 over gRPC, beside HTTP and on the same models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+import edge_sdk
+from edge_sdk import oip
+from edge_sdk.errors import DeviceError
+
+from .answer import Clients, Failure, answer, failure
+from .grpc_tensors import decode_request, encode_response
+from .protobuf import open_inference_pb2 as messages
+from .replies import EXTENSIONS, MAX_MESSAGE, NEEDS_TOKEN, SERVER_NAME
+from .repository import Repository
+from .server import bind
+from .tls import TLS
+from .tokens import TokenFile
+
+__all__ = ["GrpcServer"]
+
+SERVICE = "inference.GRPCInferenceService"
+DRAIN_SECONDS = 30.0
+
+Context = Any  # grpc ships no types
+Method = Callable[[Any, Context], Awaitable[Message]]
+
+
+class GrpcServer:
+    """Serves a repository over gRPC, on the event loop that starts it.
+
+    Args:
+        repository: of the models.
+        max_body_bytes: longer messages are refused.
+        host: to listen on.
+        port: to listen on; 0 takes a free one, which then stands in ``port``.
+        tls: None serves in the clear.
+        tokens: None asks for none.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        host: str,
+        port: int,
+        *,
+        max_body_bytes: int,
+        tls: TLS | None = None,
+        tokens: TokenFile | None = None,
+    ) -> None:
+        self._repository, self._tls = repository, tls
+        self._host, self.port = host, port
+        self._options = [("grpc.max_receive_message_length", max_body_bytes), ("grpc.max_send_message_length", -1),
+                         ("grpc.so_reuseport", 0)]  # fmt: skip
+        self._interceptors = [_Tokens(tokens)] if tokens else []
+        self._clients = Clients()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            DeviceError: the address cannot be listened on.
+        """
+        server = grpc.aio.server(options=self._options, interceptors=self._interceptors)
+        methods: dict[str, tuple[Method, Any]] = {
+            "ServerLive": (self._live, messages.ServerLiveRequest),
+            "ServerReady": (self._ready, messages.ServerReadyRequest),
+            "ServerMetadata": (self._server_metadata, messages.ServerMetadataRequest),
+            "ModelReady": (self._model_ready, messages.ModelReadyRequest),
+            "ModelMetadata": (self._model_metadata, messages.ModelMetadataRequest),
+            "ModelStatistics": (self._statistics, messages.ModelStatisticsRequest),
+            "ModelInfer": (self._infer, messages.ModelInferRequest),
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                _answering(method), request_deserializer=kind.FromString, response_serializer=_serialized
+            )
+            for name, (method, kind) in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        with bind(self._host, self.port) as free:  # for one clear error, where gRPC's library writes lines of its own
+            self.port = free.getsockname()[1]
+        address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+        try:
+            if self._tls is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, _credentials(self._tls))
+        except RuntimeError as error:
+            raise DeviceError(f"cannot listen on {address} for gRPC: {error}") from error
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Refuse new calls, and finish those under way, 30 s at most."""
+        if self._server is not None:
+            await self._server.stop(DRAIN_SECONDS)
+
+    async def _live(self, request: Any, context: Context) -> Message:
+        return messages.ServerLiveResponse(live=True)
+
+    async def _ready(self, request: Any, context: Context) -> Message:
+        return messages.ServerReadyResponse(ready=True)
+
+    async def _server_metadata(self, request: Any, context: Context) -> Message:
+        return messages.ServerMetadataResponse(
+            name=SERVER_NAME, version=edge_sdk.__version__, extensions=[each for each in EXTENSIONS if each in SPOKEN]
+        )
+
+    async def _model_ready(self, request: Any, context: Context) -> Message:
+        self._repository.find(request.name, request.version)
+        return messages.ModelReadyResponse(ready=True)
+
+    async def _model_metadata(self, request: Any, context: Context) -> Message:
+        model = self._repository.find(request.name, request.version)
+        return messages.ModelMetadataResponse(
+            name=model.name,
+            versions=[model.version],
+            platform=model.platform,
+            inputs=[_tensor(**each) for each in oip.tensor_metadata(model.inputs)],
+            outputs=[_tensor(**each) for each in oip.tensor_metadata(model.outputs)],
+            properties=model.properties,
+        )
+
+    async def _statistics(self, request: Any, context: Context) -> Message:
+        asked = [self._repository.find(request.name, request.version)] if request.name else self._repository
+        found = [model.statistics.as_json(model.name, model.version, model.executions) for model in asked]
+        return messages.ModelStatisticsResponse(model_stats=[messages.ModelStatistics(**each) for each in found])
+
+    async def _infer(self, request: messages.ModelInferRequest, context: Context) -> Message:
+        began = time.perf_counter_ns()
+        model = self._repository.find(request.model_name, request.model_version)
+        try:
+            decoded_request = decode_request(request)
+            decoded = time.perf_counter_ns()
+            alone = self._clients.alone(context.peer())
+            left = context.time_remaining()
+            outputs, parameters, ran = await answer(model, decoded_request, alone=alone, time_left=left)
+            ended = time.perf_counter_ns()
+            encoded = encode_response(model.name, model.version, request, outputs, parameters)
+        except Exception as error:
+            failed = failure(error, model.name)
+            model.statistics.failed(failed.reason, time.perf_counter_ns() - began)
+            raise _Failed(failed) from error
+        model.statistics.succeeded(ran, began=began, decoded=decoded, ended=ended)
+        return encoded
+
+
+_tensor = messages.ModelMetadataResponse.TensorMetadata
+SPOKEN = ("statistics",)
+"""Of the extensions, those that gRPC has."""
+
+
+def _serialized(message: Message) -> bytes:
+    content: bytes = message.SerializeToString()
+    return content
+
+
+def _answering(method: Method) -> Method:
+    """The method, whose errors become gRPC's."""
+
+    async def answered(request: Any, context: Context) -> Message:
+        try:
+            return await method(request, context)
+        except _Failed as error:
+            failed = error.failure
+        except Exception as error:
+            failed = failure(error, getattr(request, "name", ""))
+        await context.abort(getattr(grpc.StatusCode, failed.code), failed.message[:MAX_MESSAGE])
+        raise AssertionError("abort raises")
+
+    return answered
+
+
+class _Failed(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class _Tokens(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Lets nothing through without a right token; health is asked over HTTP."""
+
+    def __init__(self, tokens: TokenFile) -> None:
+        self._tokens = tokens
+
+        async def refuse(request: Any, context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, NEEDS_TOKEN)
+
+        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        given = [value for name, value in details.invocation_metadata if name == "authorization"]
+        if len(given) == 1 and self._tokens.allows(given[0].encode("latin-1")):
+            return await continuation(details)
+        return self._refusal
+
+
+def _credentials(tls: TLS) -> grpc.ServerCredentials:
+    certificate = tls.certificate.read_bytes()
+    pair = ((tls.key.read_bytes() if tls.key else certificate), certificate)
+    authority = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)

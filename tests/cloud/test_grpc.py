@@ -1,0 +1,182 @@
+"""gRPC on real sockets, asked by Triton's own client."""
+
+import re
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+
+from ..conftest import assert_one_line_error, edgesdk, serving
+
+triton = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
+FEATURES = np.random.default_rng(1).random((2, 12, 8, 8), np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(bundle):
+    with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
+        return backend.run({"features": FEATURES})["logits"]
+
+
+@contextmanager
+def _serving(bundle, *options):
+    """HTTP's address, gRPC's HOST:PORT, and the process; the line that names them is read by ``serving``."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serving(bundle / "server0", "--grpc-port", str(port), *options) as (url, process):
+        yield url, f"127.0.0.1:{port}", process
+
+
+@pytest.fixture(scope="module")
+def client(bundle):
+    with _serving(bundle, "--max-body-mib", "1") as (_, address, _), triton.InferenceServerClient(address) as client:
+        yield client
+
+
+def _input(array=FEATURES, name="features", datatype="FP32"):
+    tensor = triton.InferInput(name, list(array.shape), datatype)
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def test_health_and_metadata(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tail")
+    assert client.is_model_ready("tail", "1")
+    assert client.get_server_metadata().name == "edgesdk"
+    model = client.get_model_metadata("tail")
+    assert (model.name, list(model.versions), model.platform) == ("tail", ["1"], "onnx_onnxv1")
+    (tensor,) = model.inputs
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("features", "FP32", [-1, 12, 8, 8])
+    (tensor,) = model.outputs
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("logits", "FP32", [-1, 10])
+
+
+def test_raw_inference(client, expected):
+    result = client.infer("tail", [_input()], request_id="abc", outputs=[triton.InferRequestedOutput("logits")])
+    np.testing.assert_allclose(result.as_numpy("logits"), expected, atol=1e-5)
+    answer = result.get_response()
+    assert (answer.model_name, answer.model_version, answer.id) == ("tail", "1", "abc")
+    assert answer.parameters["compute_us"].int64_param > 0
+    assert answer.raw_output_contents
+
+
+def test_typed_inference_is_answered_typed(client, expected):
+    """As a client without numpy sends it."""
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name="tail")
+    tensor = request.inputs.add(name="features", datatype="FP32", shape=FEATURES.shape)
+    tensor.contents.fp32_contents.extend(FEATURES.ravel().tolist())
+    answer = client._client_stub.ModelInfer(request)
+    assert not answer.raw_output_contents
+    found = np.array(answer.outputs[0].contents.fp32_contents).reshape(answer.outputs[0].shape)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_statistics_count_both_protocols(bundle):
+    import requests
+
+    with (
+        _serving(bundle) as (url, address, _),
+        triton.InferenceServerClient(address) as client,
+    ):
+        client.infer("tail", [_input()])
+        with pytest.raises(triton.InferenceServerException):
+            client.infer("tail", [_input(FEATURES[:, :3])])
+        for found in (client.get_inference_statistics("tail"), client.get_inference_statistics()):
+            (stats,) = found.model_stats
+            assert (stats.name, stats.inference_count, stats.execution_count) == ("tail", 2, 1)
+            assert (stats.inference_stats.success.count, stats.inference_stats.fail.count) == (1, 1)
+            assert stats.inference_stats.compute_infer.ns > 0
+            assert [batch.batch_size for batch in stats.batch_stats] == [2]
+        (over_http,) = requests.get(f"{url}/v2/models/stats").json()["model_stats"]
+        assert over_http["inference_count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "words"),
+    [
+        (lambda c: c.infer("other", [_input()]), "NOT_FOUND", "no model 'other' here"),
+        (lambda c: c.infer("tail", [_input()], model_version="2"), "NOT_FOUND", "no version '2'"),
+        (lambda c: c.get_model_metadata("other"), "NOT_FOUND", "no model 'other' here"),
+        (lambda c: c.get_inference_statistics("other"), "NOT_FOUND", "no model 'other' here"),
+        (lambda c: c.infer("tail", [_input(name="x")]), "INVALID_ARGUMENT", "expected tensors ['features'], got ['x']"),
+        (lambda c: c.infer("tail", [_input(FEATURES[:0])]), "INVALID_ARGUMENT", "empty"),
+        (lambda c: c.infer("tail", [_input(FEATURES.astype(np.float64), datatype="FP64")]), "INVALID_ARGUMENT", "FP64"),
+        (lambda c: c.infer("tail", [_input(FEATURES * np.inf)]), "INVALID_ARGUMENT", "not finite"),
+        (lambda c: c.infer("tail", [_input(np.array([b"a"], object), datatype="BYTES")]), "INVALID_ARGUMENT", "BYTES"),
+        (
+            lambda c: c.infer("tail", [_input()], outputs=[triton.InferRequestedOutput("y")]),
+            "INVALID_ARGUMENT",
+            "there are ['logits']",
+        ),
+        (lambda c: c.infer("tail", [_input(np.repeat(FEATURES, 300, 0))]), "RESOURCE_EXHAUSTED", "larger than max"),
+        (lambda c: c.infer("tail", [_input()], client_timeout=1e-6), "Deadline Exceeded", ""),
+    ],
+)  # fmt: skip
+def test_a_bad_request_gets_its_code_and_one_line(client, call, code, words):
+    with pytest.raises(triton.InferenceServerException) as caught:
+        call(client)
+    assert code.replace("_", " ").lower() in str(caught.value.status() or caught.value).replace("_", " ").lower()
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_tls_and_tokens_hold_here_too(bundle, tmp_path):
+    import trustme
+
+    authority = trustme.CA()
+    party = authority.issue_cert("127.0.0.1")
+    camera = authority.issue_cert("camera@example.org")
+    files = {}
+    for name, blob in (("ca", authority.cert_pem), ("cert", party.cert_chain_pems[0]), ("key", party.private_key_pem),
+                       ("camera", camera.cert_chain_pems[0]), ("camera-key", camera.private_key_pem)):  # fmt: skip
+        files[name] = tmp_path / name
+        files[name].write_bytes(blob.bytes())
+    (tmp_path / "token").write_text("secret\n")
+    wants = ("--tls-cert", "cert", "--tls-key", "key", "--tls-client-ca", "ca", "--token-file", "token")
+    options = [each if each.startswith("--") else str(tmp_path / each) for each in wants]
+    with _serving(bundle, *options) as (_, address, _):
+        shown = {"ssl": True, "root_certificates": str(files["ca"])}
+        own = {"private_key": str(files["camera-key"]), "certificate_chain": str(files["camera"])}
+        with triton.InferenceServerClient(address, **shown, **own) as client:
+            assert client.infer("tail", [_input()], headers={"authorization": "Bearer secret"}).as_numpy("logits").any()
+            for headers in ({"authorization": "Bearer guess"}, {}):
+                with pytest.raises(triton.InferenceServerException, match="bearer token is needed"):
+                    client.infer("tail", [_input()], headers=headers)
+        with triton.InferenceServerClient(address, **shown) as client, pytest.raises(triton.InferenceServerException):
+            client.infer("tail", [_input()], headers={"authorization": "Bearer secret"}, client_timeout=5)
+
+
+def test_a_signal_drains_it(bundle):
+    import signal
+    import threading
+    import time
+
+    with _serving(bundle) as (_, address, process), triton.InferenceServerClient(address) as client:
+        client.infer("tail", [_input()])
+        big = np.random.default_rng(0).random((2048, 12, 8, 8), np.float32)
+        shapes = []
+        thread = threading.Thread(
+            target=lambda: shapes.append(client.infer("tail", [_input(big)]).as_numpy("logits").shape)
+        )
+        thread.start()
+        time.sleep(0.15)
+        process.send_signal(signal.SIGTERM)
+        thread.join()
+        assert shapes == [(2048, 10)]
+        assert process.wait(20) == 0
+
+
+def test_the_port_is_named_and_one_in_use_is_refused(bundle):
+    with _serving(bundle) as (_, address, _):
+        port = address.rpartition(":")[2]
+        done = edgesdk("serve", bundle / "server0", "--port", "0", "--grpc-port", port)
+        assert_one_line_error(done, "cannot listen", "in use")
+    assert re.fullmatch(r"\d+", port)
