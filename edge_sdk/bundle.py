@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from .errors import BundleError, TensorError
+from .files import folder_aside
 from .tensors import TensorSpec
 
 __all__ = [
@@ -257,10 +255,8 @@ def write_bundle(path: Path, manifests: Mapping[str, Manifest], files: Mapping[s
     Raises:
         BundleError: ``path`` exists and is not an empty folder.
     """
-    path = path.resolve()
     check_target(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(path) as aside:
+    with folder_aside(path) as aside:
         for party, manifest in manifests.items():
             folder = aside / party
             folder.mkdir()
@@ -269,7 +265,6 @@ def write_bundle(path: Path, manifests: Mapping[str, Manifest], files: Mapping[s
                 (folder / name).write_bytes(data)
             (folder / SUMS_FILE).write_bytes(_sums(content))
             open_party(folder)
-        os.replace(aside, path)  # an empty folder may be there
 
 
 def check_target(path: Path) -> None:
@@ -289,16 +284,6 @@ def bundle_id(parts: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
     """Hex SHA-256 over every part's file and the settings, in a fixed order."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
     return hashlib.sha256(msgspec.json.encode([digests, settings], order="deterministic")).hexdigest()
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    folder.chmod(0o755)  # mkdtemp's 0700 would lock a service account out of the finished bundle
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read_verified(path: Path) -> dict[str, bytes]:

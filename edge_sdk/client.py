@@ -97,14 +97,37 @@ class Client:
         Raises:
             RemoteError: no answer, or not a JSON object.
         """
-        content = self._send("GET", f"/v2/models/{model}").content
+        return self._get_object(f"/v2/models/{model}")
+
+    def identity(self, model: str) -> dict[str, Any]:
+        """What the server says of the model besides names and shapes, whoever the server is.
+
+        Ours has properties in the metadata, Triton parameters in the model's configuration.
+
+        Raises:
+            RemoteError: no answer, or not a JSON object.
+        """
+        metadata = self.metadata(model)
+        if isinstance(metadata.get("properties"), dict):
+            properties: dict[str, Any] = metadata["properties"]
+            return properties
         try:
-            metadata = json.loads(content)
+            given = self._get_object(f"/v2/models/{model}/config").get("parameters")
+        except RemoteRejected:  # a server that is neither
+            return {}
+        if not isinstance(given, dict):
+            return {}
+        return {name: value.get("string_value") for name, value in given.items() if isinstance(value, dict)}
+
+    def _get_object(self, path: str) -> dict[str, Any]:
+        content = self._send("GET", path).content
+        try:
+            found = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise RemoteError(f"{self.url}: model {model!r}: the metadata is not JSON") from error
-        if not isinstance(metadata, dict):
-            raise RemoteError(f"{self.url}: model {model!r}: the metadata is not a JSON object")
-        return metadata
+            raise RemoteError(f"{self.url}: {path}: the answer is not JSON") from error
+        if not isinstance(found, dict):
+            raise RemoteError(f"{self.url}: {path}: the answer is not a JSON object")
+        return found
 
     def infer(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["aside", "cache_folder", "write_aside"]
+__all__ = ["aside", "cache_folder", "folder_aside", "write_aside"]
 
 
 def cache_folder() -> Path:
@@ -29,6 +31,24 @@ def aside(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Gives a folder beside ``path`` to fill, which takes its place at the end, or is removed after an error.
+
+    Raises:
+        OSError: it cannot be written or renamed; an empty folder may be there, any other may not.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    folder.chmod(0o755)  # mkdtemp's 0700 would lock a service account out of what was written
+    try:
+        yield folder
+        os.replace(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_aside(path: Path, content: bytes) -> None:

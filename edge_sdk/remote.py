@@ -84,8 +84,7 @@ class RemotePart:
 
     def _identify(self) -> None:
         """Nothing is sent to a server before it says that it holds this bundle's part."""
-        properties = self._client.metadata(self.part.name).get("properties")
-        found = properties if isinstance(properties, dict) else {}
+        found = self._client.identity(self.part.name)
         if (identity := found.get("edgesdk_bundle_id")) != self._bundle_id:
             raise RemoteError(
                 f"{self.url}: serves bundle {str(identity)[:12]}, this edge belongs to {self._bundle_id[:12]}; "

@@ -25,4 +25,6 @@ BackendOption = Annotated[
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="That the bundle was exported in.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="That an operator may use on the CPU; default: all cores.")]
+BatchWindow = Annotated[float, typer.Option(min=0, help="That an idle model waits for more requests to join.")]
+MaxWaiting = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")]
 MaxBatch = Annotated[int, typer.Option(min=1, help="Most rows that run together.")]

@@ -7,7 +7,16 @@ from pathlib import Path
 import typer
 
 from ..errors import ConfigError, needs_extra
-from .execution import SERVER_BATCH, BackendOption, MaxBatch, Precision, PrecisionOption, Threads
+from .execution import (
+    SERVER_BATCH,
+    BackendOption,
+    BatchWindow,
+    MaxBatch,
+    MaxWaiting,
+    Precision,
+    PrecisionOption,
+    Threads,
+)
 
 
 def serve(
@@ -19,8 +28,8 @@ def serve(
     precision: PrecisionOption = Precision.FP32,
     threads: Threads = None,
     max_batch: MaxBatch = SERVER_BATCH,
-    batch_window_ms: float = typer.Option(0.0, min=0, help="That an idle model waits for more requests to join."),
-    max_waiting: int = typer.Option(256, min=1, help="Requests that may wait; more are refused (503)."),
+    batch_window_ms: BatchWindow = 0.0,
+    max_waiting: MaxWaiting = 256,
     max_body_mib: int = typer.Option(64, min=1, help="Longer request bodies are refused (413)."),
     max_concurrency: int | None = typer.Option(None, min=1, help="Requests under way at once; more are refused (503)."),
     max_rate: float | None = typer.Option(None, min=0.01, help="Requests a second from one address (429)."),

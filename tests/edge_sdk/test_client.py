@@ -276,6 +276,6 @@ def test_metadata_that_is_none_is_refused(body):
     with (
         answering(_http("200 OK", body)) as (url, _),
         Client(url) as client,
-        pytest.raises(RemoteError, match="metadata is not"),
+        pytest.raises(RemoteError, match="answer is not"),
     ):
         client.metadata("m")

@@ -13,7 +13,19 @@ from PIL import Image
 
 from ...conftest import EDGESDK, ROOT, assert_one_line_error, edgesdk, edgesdk_here, serving
 
-COMMANDS = ("train", "audit", "export", "inspect", "build", "serve", "run", "profile", "measure", "doctor")
+COMMANDS = (
+    "train",
+    "audit",
+    "export",
+    "inspect",
+    "build",
+    "serve",
+    "triton",
+    "run",
+    "profile",
+    "measure",
+    "doctor",
+)
 NOWHERE = "http://127.0.0.1:9"
 
 
