@@ -8,7 +8,7 @@ import warnings
 import typer
 
 from ..errors import EdgeSDKError
-from . import audit, build, doctor, export, inspect, measure, profile, run, serve, train, triton
+from . import audit, build, doctor, export, inspect, kserve, measure, profile, run, serve, train, triton
 
 __all__ = ["app", "main"]
 
@@ -41,6 +41,7 @@ app.command("inspect")(inspect.inspect)
 app.command("build")(build.build)
 app.command("serve")(serve.serve)
 app.command("triton")(triton.triton)
+app.command("kserve")(kserve.kserve)
 app.command("run")(run.run)
 app.command("profile")(profile.profile)
 app.command("measure")(measure.measure)

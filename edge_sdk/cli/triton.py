@@ -25,7 +25,7 @@ def triton(
 
     Devices ask it as they ask ours. The server's image needs Triton's ONNX Runtime backend.
     """
-    with needs_extra("triton", "edgesdk triton"):
+    with needs_extra("deploy", "edgesdk triton"):
         from cloud.triton import TritonOptions, write_repository
     from cloud.batcher import Batching
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "build",
     "serve",
     "triton",
+    "kserve",
     "run",
     "profile",
     "measure",

@@ -1,0 +1,117 @@
+"""Manifests for KServe: one InferenceService for each server's folder, on Triton or on our own image.
+
+Source: KServe's v1beta1 API and its Triton runtime (docs: model serving runtimes, custom predictors).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from edge_sdk.bundle import PartyBundle
+
+__all__ = ["KServeOptions", "Runtime", "inference_service", "to_yaml"]
+
+Runtime = Literal["triton", "edgesdk"]
+MODELS = "/mnt/models"
+"""Where KServe puts what it fetched."""
+
+HTTP_PORT = 8080
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
+class KServeOptions(NamedTuple):
+    """How the tail is deployed.
+
+    Attributes:
+        runtime: KServe's Triton, over a repository that ``edgesdk triton`` wrote; or an image with edgesdk.
+        storage_uri: where the repository, or the server's folder, lies: ``s3://…``, ``gs://…``, ``pvc://…``.
+        image: of our server; for ``edgesdk`` alone.
+        namespace: None takes one of its own for each server, ``edgesdk-server0``.
+        gpus: for each replica.
+        min_replicas: kept running without load.
+        max_replicas: at most.
+    """
+
+    runtime: Runtime
+    storage_uri: str
+    image: str | None = None
+    namespace: str | None = None
+    gpus: int = 0
+    min_replicas: int = 1
+    max_replicas: int = 3
+
+
+def inference_service(bundle: PartyBundle, options: KServeOptions) -> dict[str, Any]:
+    """The manifest of one server's part.
+
+    Pods of other parties of the same bundle are kept off the node, in whichever namespace they are: the shares of an
+    image must not meet on one machine. Different clusters under different owners are better.
+    """
+    manifest = bundle.manifest
+    part, party, identity = manifest.parts[0], manifest.party, manifest.bundle_id[:16]
+    resources = {"limits": {"nvidia.com/gpu": str(options.gpus)}} if options.gpus else {}
+    labels = {"edgesdk/bundle": identity, "edgesdk/party": party}
+    predictor: dict[str, Any] = {
+        "minReplicas": options.min_replicas,
+        "maxReplicas": options.max_replicas,
+        "affinity": {"podAntiAffinity": {REQUIRED: [_away_from_others(labels)]}},
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    if options.runtime == "triton":
+        predictor["model"] = {
+            "modelFormat": {"name": "triton"},
+            "protocolVersion": "v2",
+            "runtime": "kserve-tritonserver",
+            "storageUri": options.storage_uri,
+            **({"resources": resources} if resources else {}),
+        }
+    else:
+        predictor["containers"] = [_container(options, resources)]
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": f"{part.name}-{identity[:8]}",
+            "namespace": options.namespace or f"edgesdk-{party}",
+            "labels": labels,
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def to_yaml(manifest: dict[str, Any]) -> str:
+    """The manifest as kubectl reads it."""
+    text: str = yaml.safe_dump(manifest, sort_keys=False)
+    return text
+
+
+def _container(options: KServeOptions, resources: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "kserve-container",  # KServe asks for this name
+        "image": options.image,
+        # Istio or the ingress before it ends TLS and asks for the token.
+        "args": ["serve", MODELS, "--host", "0.0.0.0", "--port", str(HTTP_PORT), "--insecure"],  # noqa: S104
+        "env": [{"name": "STORAGE_URI", "value": options.storage_uri}],
+        "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": HTTP_PORT}},
+        "livenessProbe": {"httpGet": {"path": "/v2/health/live", "port": HTTP_PORT}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        **({"resources": resources} if resources else {}),
+    }
+
+
+def _away_from_others(labels: dict[str, str]) -> dict[str, Any]:
+    return {
+        "labelSelector": {
+            "matchLabels": {"edgesdk/bundle": labels["edgesdk/bundle"]},
+            "matchExpressions": [{"key": "edgesdk/party", "operator": "NotIn", "values": [labels["edgesdk/party"]]}],
+        },
+        "namespaceSelector": {},
+        "topologyKey": "kubernetes.io/hostname",
+    }

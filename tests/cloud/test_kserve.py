@@ -1,0 +1,82 @@
+"""Manifests for KServe: their shape, and that the parts of a bundle are kept apart."""
+
+import pytest
+
+from ..conftest import assert_one_line_error, edgesdk_here
+
+yaml = pytest.importorskip("yaml")
+TRITON = ("--storage-uri", "s3://bucket/repo")
+OURS = ("--runtime", "edgesdk", "--image", "registry/edgesdk:1", "--storage-uri", "pvc://models/server0")
+
+
+def _manifest(folder, *options):
+    done = edgesdk_here("kserve", folder, *options)
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+def test_triton_over_a_repository(bundle):
+    found = _manifest(bundle / "server0", *TRITON, "--gpus", "1")
+    assert (found["apiVersion"], found["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert found["metadata"]["namespace"] == "edgesdk-server0"
+    assert found["metadata"]["name"].startswith("tail-")
+    assert len(found["metadata"]["name"]) <= 63
+    assert found["spec"]["predictor"]["model"] == {
+        "modelFormat": {"name": "triton"},
+        "protocolVersion": "v2",
+        "runtime": "kserve-tritonserver",
+        "storageUri": "s3://bucket/repo",
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+    }
+
+
+def test_our_own_image(bundle):
+    found = _manifest(bundle / "server0", *OURS, "--namespace", "clinic", "--min-replicas", "0", "--max-replicas", "9")
+    assert found["metadata"]["namespace"] == "clinic"
+    predictor = found["spec"]["predictor"]
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (0, 9)
+    (container,) = predictor["containers"]
+    assert (container["name"], container["image"]) == ("kserve-container", "registry/edgesdk:1")
+    assert container["args"][:2] == ["serve", "/mnt/models"]
+    assert container["env"] == [{"name": "STORAGE_URI", "value": "pvc://models/server0"}]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8080}
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert predictor["securityContext"]["runAsNonRoot"] is True
+
+
+def test_the_arguments_are_the_servers(bundle):
+    """What the container is told to run is a command that this version has."""
+    (container,) = _manifest(bundle / "server0", *OURS)["spec"]["predictor"]["containers"]
+    arguments = [str(bundle / "edge") if each == "/mnt/models" else each for each in container["args"]]
+    assert_one_line_error(edgesdk_here(*arguments), "folder of edge")  # all was understood but the folder
+
+
+def test_no_two_parties_share_a_node(shares_bundle):
+    manifests = [_manifest(shares_bundle / f"server{k}", *TRITON) for k in (0, 1)]
+    assert len({found["metadata"]["namespace"] for found in manifests}) == 2
+    for k, found in enumerate(manifests):
+        (rule,) = found["spec"]["predictor"]["affinity"]["podAntiAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ]
+        other = manifests[1 - k]["metadata"]["labels"]
+        assert other["edgesdk/bundle"] == rule["labelSelector"]["matchLabels"]["edgesdk/bundle"]
+        (expression,) = rule["labelSelector"]["matchExpressions"]
+        assert expression["operator"] == "NotIn"
+        assert other["edgesdk/party"] not in expression["values"]
+        assert found["metadata"]["labels"]["edgesdk/party"] in expression["values"]  # replicas may meet
+        assert rule["namespaceSelector"] == {}
+
+
+@pytest.mark.parametrize(
+    "options", [(*TRITON, "--image", "x"), (*OURS[:2], *TRITON), (*TRITON, "--min-replicas", "5"), ()]
+)
+def test_wrong_usage(bundle, options):
+    assert edgesdk_here("kserve", bundle / "server0", *options).returncode == 2
+
+
+def test_a_file_is_not_written_over(bundle, tmp_path):
+    out = tmp_path / "service.yaml"
+    assert edgesdk_here("kserve", bundle / "server0", *TRITON, "--out", out).returncode == 0
+    assert yaml.safe_load(out.read_text())["kind"] == "InferenceService"
+    assert_one_line_error(edgesdk_here("kserve", bundle / "server0", *TRITON, "--out", out), "exists already")
+    assert_one_line_error(edgesdk_here("kserve", bundle / "edge", *TRITON), "folder of edge")
