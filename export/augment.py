@@ -40,8 +40,28 @@ def augment(images: Tensor, crop_padding: int, color_jitter: float, cutout: int)
     return images
 
 
-def _span(n: int, length: int, size: int, like: Tensor) -> Tensor:
-    """``(n, length)`` bool: ``size`` places around a random one, fewer at the ends."""
+def cut_mix(images: Tensor, targets: Tensor, chance: float) -> tuple[Tensor, Tensor]:
+    """Put a rectangle of another image into some, and as much of its target (CutMix: Yun et al., arXiv 1905.04899).
+
+    Args:
+        images: ``(N, 3, H, W)``.
+        targets: ``(N, num_classes)``, probabilities.
+        chance: of each image to get one; its area is uniform from nothing to all, around a random pixel.
+    """
+    if not chance:
+        return images, targets
+    n, _, height, width = images.shape
+    other = torch.randperm(n, device="cpu").to(images.device)
+    side = _draw(n, images).sqrt() * (_draw(n, images) < chance)
+    rows = _span(n, height, (side * height).round().long()[:, None], images)
+    columns = _span(n, width, (side * width).round().long()[:, None], images)
+    inside = rows[:, :, None] & columns[:, None, :]
+    share = inside.float().mean((1, 2))[:, None]
+    return torch.where(inside[:, None], images[other], images), targets * (1 - share) + targets[other] * share
+
+
+def _span(n: int, length: int, size: int | Tensor, like: Tensor) -> Tensor:
+    """``(n, length)`` bool: ``size`` places around a random one, fewer at the ends; ``(n, 1)`` is each row's own."""
     start = torch.randint(length, (n, 1)).to(like.device) - size // 2
     place = torch.arange(length, device=like.device)
     return (place >= start) & (place < start + size)

@@ -35,6 +35,7 @@ class TrainConfig:
     crop_padding: int = 4  # pixels at 32x32, in proportion elsewhere
     color_jitter: float = 0.0  # brightness, contrast and saturation each scaled by 1 +- this
     cutout: int = 0  # side of the square that is blanked, in pixels at 32x32, in proportion elsewhere
+    cutmix: float = 0.0  # chance of an image to get a rectangle of another, and as much of its target
     precision: Precision = "float32"
     image_size: int = 32
     seed: int = 0
@@ -48,6 +49,8 @@ class TrainConfig:
         check_image_size(self.image_size)
         if not 0 <= self.color_jitter < 1:
             raise ConfigError(f"color_jitter must be in [0, 1), got {self.color_jitter}")
+        if not 0 <= self.cutmix <= 1:
+            raise ConfigError(f"cutmix must be in [0, 1], got {self.cutmix}")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision must be float32 or bfloat16, got {self.precision!r}")
 

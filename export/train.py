@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edge_sdk.errors import DataError, DeviceError
 from edge_sdk.profile.machine import processor_name
 from edge_sdk.progress import track
 
-from .augment import augment
+from .augment import augment, cut_mix
 from .checkpoint import Checkpoint, load_tensors, save_tensors
 from .data import Images, Splits
 from .defenses import Batch, SplitModel, defense_class
@@ -136,8 +137,8 @@ def evaluate(model: SplitModel, images: Images, device: torch.device, batch_size
     correct = 0
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
-            batch = _to_batch(images, torch.arange(start, min(start + batch_size, len(images))), device)
-            correct += int((model(batch.images).argmax(1) == batch.labels).sum())
+            pixels, labels = _to_tensors(images, torch.arange(start, min(start + batch_size, len(images))), device)
+            correct += int((model(pixels).argmax(1) == labels).sum())
     return correct / len(images)
 
 
@@ -154,8 +155,8 @@ def feature_ranges(
         rows = torch.linspace(0, len(images) - 1, min(num_images, len(images))).round().long()
         bounds = np.array(
             [
-                [np.quantile(share.cpu().numpy(), RANGE_QUANTILES) for share in model.features(batch.images)]
-                for batch in (_to_batch(images, part, device) for part in rows.split(250))
+                [np.quantile(share.cpu().numpy(), RANGE_QUANTILES) for share in model.features(pixels)]
+                for pixels, _ in (_to_tensors(images, part, device) for part in rows.split(250))
             ]
         )
     low, high = bounds[..., 0].min(0), bounds[..., 1].max(0)
@@ -288,9 +289,11 @@ class _Run:
         cutout = self.config.cutout * self.config.image_size // 32
         for step in range(self.steps):
             rows = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
-            batch = _to_batch(self.splits.train, rows, self.device)
-            images = augment(batch.images, padding, self.config.color_jitter, cutout)
-            yield Batch(images.contiguous(memory_format=torch.channels_last), batch.labels)
+            images, labels = _to_tensors(self.splits.train, rows, self.device)
+            images = augment(images, padding, self.config.color_jitter, cutout)
+            targets = functional.one_hot(labels, self.config.model.num_classes).float()
+            images, targets = cut_mix(images, targets, self.config.cutmix)
+            yield Batch(images.contiguous(memory_format=torch.channels_last), labels, targets)
 
     def _autocast(self) -> Any:
         if self.config.precision == "float32":
@@ -298,10 +301,11 @@ class _Run:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
-def _to_batch(images: Images, rows: Tensor, device: torch.device) -> Batch:
+def _to_tensors(images: Images, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images ``(N, 3, H, W)`` float in [0, 1] and labels ``(N,)``."""
     pixels = torch.from_numpy(images.pixels[rows.numpy()]).to(device)
     labels = torch.from_numpy(images.labels[rows.numpy()]).to(device)
-    return Batch(pixels.permute(0, 3, 1, 2).float() / 255, labels)
+    return pixels.permute(0, 3, 1, 2).float() / 255, labels
 
 
 def _write_metrics(path: Path, history: list[dict[str, Any]]) -> None:

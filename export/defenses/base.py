@@ -57,16 +57,20 @@ class CrossEntropyConfig(ModelConfig):
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the batch, in nats and float32: logits ``(N, num_classes)``, labels ``(N,)`` int64."""
-        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the batch, in nats and float32: logits and targets as ``Batch`` has them ``(N, num_classes)``."""
+        return functional.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
 
 
 class Batch(NamedTuple):
-    """``images`` ``(N, 3, H, W)`` float in [0, 1]; ``labels`` ``(N,)`` int64."""
+    """``images`` ``(N, 3, H, W)`` float in [0, 1]; ``labels`` ``(N,)`` int64; ``targets`` ``(N, num_classes)`` float32.
+
+    A target is the probability of each class: 1 for the label's, or shared with another image's where two are mixed.
+    """
 
     images: Tensor
     labels: Tensor
+    targets: Tensor
 
 
 class Objective(NamedTuple):

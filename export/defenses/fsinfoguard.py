@@ -76,7 +76,7 @@ class FSInfoGuard:
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
         """The cross-entropy under the noise."""
         logits = model(batch.images)
-        return Objective({"cross_entropy": self.config.cross_entropy(logits, batch.labels)}, logits)
+        return Objective({"cross_entropy": self.config.cross_entropy(logits, batch.targets)}, logits)
 
 
 class FrozenEncoder(nn.Sequential):

@@ -6,21 +6,20 @@ import torch
 from torch import Tensor
 
 
-def smoothed_kl(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+def smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Mean KL(smooth(y) || softmax(logits)) in nats.
 
     ``smooth(y)`` gives the true class ``1 - smoothing`` and shares ``smoothing`` evenly among the others
-    (SiftFunnel, arXiv 2501.00824, its reference implementation).
+    (SiftFunnel, arXiv 2501.00824, its reference implementation); of two mixed classes each is smoothed by its part.
 
     Args:
         logits: ``(N, num_classes)``.
-        labels: ``(N,)`` int64.
+        targets: ``(N, num_classes)``, the probability of each class.
         smoothing: in [0, 1).
     """
     num_classes = logits.shape[1]
     log_q = logits.log_softmax(1)
-    p = torch.full_like(log_q, smoothing / (num_classes - 1))
-    p.scatter_(1, labels[:, None], 1 - smoothing)
+    p = targets * (1 - smoothing) + (1 - targets) * smoothing / (num_classes - 1)
     return (torch.special.xlogy(p, p) - p * log_q).sum(1).mean()
 
 

@@ -44,4 +44,4 @@ class Undefended:
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
         """The cross-entropy."""
         logits = model(batch.images)
-        return Objective({"cross_entropy": self.config.cross_entropy(logits, batch.labels)}, logits)
+        return Objective({"cross_entropy": self.config.cross_entropy(logits, batch.targets)}, logits)

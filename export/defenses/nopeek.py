@@ -41,5 +41,5 @@ class NoPeek(Undefended):
         logits = model.classify((features,))
         with torch.autocast(batch.images.device.type, enabled=False):
             correlation = self.config.alpha * distance_correlation(batch.images, features.float())
-        terms = {"cross_entropy": self.config.cross_entropy(logits, batch.labels), "distance_correlation": correlation}
+        terms = {"cross_entropy": self.config.cross_entropy(logits, batch.targets), "distance_correlation": correlation}
         return Objective(terms, logits)

@@ -105,8 +105,8 @@ class PrivDFS:
         density = binary.flatten(1).mean(1)
         together = binary.flatten(1) @ binary.flatten(1).T / binary[0].numel()
         terms = {
-            "cross_entropy": config.cross_entropy(logits, batch.labels),
-            "branches": config.auxiliary * torch.stack([config.cross_entropy(o, batch.labels) for o in outputs]).sum(),
+            "cross_entropy": config.cross_entropy(logits, batch.targets),
+            "branches": config.auxiliary * torch.stack([config.cross_entropy(o, batch.targets) for o in outputs]).sum(),
             "sparsity": config.sparsity * (density - config.density).square().sum(),
             "overlap": config.overlap * together.triu(1).sum(),
         }

@@ -110,7 +110,7 @@ class SiftFunnel:
         with torch.autocast(batch.images.device.type, enabled=False):
             z = features[0].float()
             terms = {
-                "kl": config.alpha * smoothed_kl(logits, batch.labels, config.smoothing),
+                "kl": config.alpha * smoothed_kl(logits, batch.targets, config.smoothing),
                 "distance_correlation": config.beta * distance_correlation(batch.images, z),
                 "channel_correlation": config.gamma * channel_correlation(z),
                 "l1": config.lambda_l1 * feature_l1(z),

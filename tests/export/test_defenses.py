@@ -136,7 +136,7 @@ def test_positions_are_told_apart_by_row_and_column():
 
 def test_the_objective_is_the_weighted_sum_of_its_terms():
     torch.manual_seed(0)
-    batch = Batch(torch.rand(8, 3, 32, 32), torch.arange(8) % 10)
+    batch = Batch(torch.rand(8, 3, 32, 32), torch.arange(8) % 10, torch.eye(10)[torch.arange(8) % 10])
     cls = defense_class("siftfunnel")
     one = cls(model_config("siftfunnel", alpha=1, beta=1, gamma=1, lambda_l1=1))
     model = one.build().eval()
@@ -153,7 +153,9 @@ def test_the_loss_reaches_every_parameter(defense):
     settings = {"sigma": [0.1]} if defense == "fsinfoguard" else {}
     instance = defense_class(defense)(model_config(defense, **settings))
     model = instance.build()
-    instance.loss(model, Batch(torch.rand(8, 3, 32, 32), torch.arange(8) % 10)).total.backward()
+    instance.loss(
+        model, Batch(torch.rand(8, 3, 32, 32), torch.arange(8) % 10, torch.eye(10)[torch.arange(8) % 10])
+    ).total.backward()
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trained
     for name, parameter in trained:

@@ -8,24 +8,31 @@ import torch
 from export.defenses.losses import channel_correlation, distance_correlation, feature_l1, smoothed_kl
 
 LABELS = torch.tensor([0, 1])
+TARGETS = torch.eye(3)[LABELS]
 
 
 def test_smoothed_kl_of_uniform_logits_is_log_c_minus_the_entropy():
     # KL(p || uniform) = log C - H(p); p = (0.75, 0.125, 0.125)
     entropy = -(0.75 * math.log(0.75) + 2 * 0.125 * math.log(0.125))
-    found = smoothed_kl(torch.zeros(2, 3), LABELS, 0.25)
+    found = smoothed_kl(torch.zeros(2, 3), TARGETS, 0.25)
     assert found.item() == pytest.approx(math.log(3) - entropy, rel=1e-6)
 
 
 def test_smoothed_kl_is_zero_at_the_smoothed_labels():
     p = torch.tensor([[0.75, 0.125, 0.125], [0.125, 0.75, 0.125]])
-    assert smoothed_kl(p.log(), LABELS, 0.25).item() == pytest.approx(0, abs=1e-6)
+    assert smoothed_kl(p.log(), TARGETS, 0.25).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_mixed_target_is_smoothed_by_its_parts():
+    mixed = 0.25 * TARGETS[:1] + 0.75 * TARGETS[1:]
+    p = 0.25 * torch.tensor([[0.75, 0.125, 0.125]]) + 0.75 * torch.tensor([[0.125, 0.75, 0.125]])
+    assert smoothed_kl(p.log(), mixed, 0.25).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_without_smoothing_it_is_cross_entropy():
     logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.cross_entropy(logits, LABELS)
-    torch.testing.assert_close(smoothed_kl(logits, LABELS, 0.0), expected)
+    torch.testing.assert_close(smoothed_kl(logits, TARGETS, 0.0), expected)
 
 
 def test_distance_correlation_of_an_affine_image_is_one():

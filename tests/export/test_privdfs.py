@@ -24,7 +24,8 @@ SHAPE = torch.Size((8, 4, 4))
 
 def _batch(n=8, size=32):
     random = torch.Generator().manual_seed(0)
-    return Batch(torch.rand(n, 3, size, size, generator=random), torch.randint(10, (n,), generator=random))
+    images, labels = torch.rand(n, 3, size, size, generator=random), torch.randint(10, (n,), generator=random)
+    return Batch(images, labels, torch.eye(10)[labels])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

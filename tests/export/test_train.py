@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edge_sdk.errors import DataError, DeviceError
-from export.augment import augment
+from export.augment import augment, cut_mix
 from export.checkpoint import load_checkpoint
 from export.data import load_splits
 from export.recipes import recipe_config
@@ -218,6 +218,34 @@ def test_cutout_blanks_one_square_of_each_image():
     assert rows.max() == columns.max() == 6
     assert rows.min() == columns.min() == 3  # around a pixel of the border
     assert torch.equal(blank.sum((1, 2)), rows * columns)
+
+
+def test_cutmix_mixes_targets_as_it_mixes_pixels():
+    torch.manual_seed(0)
+    n = 400
+    images = torch.arange(n).float().view(n, 1, 1, 1).expand(n, 3, 24, 20)
+    mixed, targets = cut_mix(images, torch.eye(n), 0.5)
+    assert torch.allclose(targets.sum(1), torch.ones(n))
+    for i in range(n):
+        found, counts = mixed[i, 0].unique(return_counts=True)
+        assert len(found) <= 2
+        assert torch.allclose(targets[i, found.long()], counts / (24 * 20))
+        inside = mixed[i, 0] != i
+        rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
+        if len(rows):  # one rectangle
+            assert inside[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        assert torch.equal(mixed[i, 0], mixed[i, 2])
+    assert 0.4 < (targets.diag() < 1).float().mean() < 0.55
+    assert 0.05 < 1 - targets.diag().mean() < 0.25
+
+
+def test_without_cutmix_nothing_is_drawn():
+    images, targets = torch.rand(4, 3, 8, 8), torch.eye(4)
+    torch.manual_seed(0)
+    assert cut_mix(images, targets, 0.0) == (images, targets)
+    first = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(first, torch.rand(1))
 
 
 def test_interrupting_leaves_no_traceback(image_folder, tmp_path):
