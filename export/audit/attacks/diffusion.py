@@ -19,7 +19,7 @@ from edge_sdk.errors import needs_extra
 
 from .base import Features, Progress, Rebuild, View
 from .fitting import fit_network
-from .joined import JoinedFeatures
+from .joined import JoinedFeatures, sample_features
 
 FOLD = 2  # pixels put together along each axis
 NOISE_STEPS = 1000
@@ -53,9 +53,8 @@ class DiffusionAttack:
             from diffusers import DDIMScheduler
 
         torch.manual_seed(self.seed)
-        shapes = [z.shape[1:] for z in view.observe(images[:2].float() / 255)]
         size = (images.shape[2] // FOLD, images.shape[3] // FOLD)
-        denoiser = Denoiser(shapes, size, self.width, self.condition)
+        denoiser = Denoiser(sample_features(view, images), size, self.width, self.condition)
         noise: Any = DDIMScheduler(
             num_train_timesteps=NOISE_STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
             clip_sample=True, timestep_spacing="trailing", rescale_betas_zero_snr=True,
@@ -92,11 +91,11 @@ class DiffusionAttack:
 class Denoiser(nn.Module):
     """A UNet over folded images, with the features as further channels."""
 
-    def __init__(self, shapes: list[torch.Size], size: tuple[int, int], width: int, condition: int) -> None:
+    def __init__(self, sample: Features, size: tuple[int, int], width: int, condition: int) -> None:
         super().__init__()
         from diffusers import UNet2DModel
 
-        self.condition = JoinedFeatures(shapes, size, condition)
+        self.condition = JoinedFeatures(sample, size, condition)
         self.unet = UNet2DModel(
             sample_size=size,
             in_channels=3 * FOLD**2 + condition,

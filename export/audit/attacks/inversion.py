@@ -6,7 +6,6 @@ and SiftFunnel's transposed convolutions (arXiv 2501.00824, reference implementa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from .base import Features, Progress, Rebuild, View
 from .fitting import fit_network
-from .joined import JoinedFeatures, convolution, feature_grid
+from .joined import GROUPS, JoinedFeatures, convolution, feature_grid, sample_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,7 @@ class InversionAttack:
 
     def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
         torch.manual_seed(self.seed)
-        shapes = [z.shape[1:] for z in view.observe(images[:2].float() / 255)]
-        decoder = Decoder(self.decoder, shapes, (images.shape[2], images.shape[3]), self.width)
+        decoder = Decoder(self.decoder, sample_features(view, images), (images.shape[2], images.shape[3]), self.width)
 
         def loss(batch: Tensor) -> Tensor:
             seen = view.observe(batch)
@@ -74,11 +72,11 @@ class Decoder(nn.Module):
     From the features' grid the image's size is reached by doubling.
     """
 
-    def __init__(self, kind: str, shapes: Sequence[torch.Size], size: tuple[int, int], width: int) -> None:
+    def __init__(self, kind: str, sample: Features, size: tuple[int, int], width: int) -> None:
         super().__init__()
-        grid = feature_grid(shapes, size)
+        grid = feature_grid([z.shape[1:] for z in sample], size)
         doublings = min(size[0] // grid[0], size[1] // grid[1]).bit_length() - 1
-        self.joined = JoinedFeatures(shapes, grid, width)
+        self.joined = JoinedFeatures(sample, grid, width)
         self.body = _residual(width, doublings) if kind == "residual" else _transposed(width, doublings)
 
     def forward(self, features: Features) -> Tensor:
@@ -104,7 +102,7 @@ class _Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            convolution(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+            convolution(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import Features
+from .base import Features, View
+
+NUM_SAMPLES = 256
+LEAST_DEVIATION, LARGEST = 0.05, 8.0
+GROUPS = 8
 
 
 def feature_grid(shapes: Sequence[torch.Size], size: tuple[int, int]) -> tuple[int, int]:
@@ -18,18 +22,52 @@ def feature_grid(shapes: Sequence[torch.Size], size: tuple[int, int]) -> tuple[i
     return size[0] // 4, size[1] // 4
 
 
+def sample_features(view: View, images: Tensor) -> Features:
+    """What the view shows of the first of an attacker's images, uint8 ``(N, 3, H, W)``: enough to know their range."""
+    with torch.no_grad():
+        return view.observe(images[:NUM_SAMPLES].float() / 255)
+
+
 class JoinedFeatures(nn.Module):
     """The sum of all features, each brought to ``(N, width, *grid)``.
 
     Maps ``(C, h, w)`` by a convolution and resizing, all else by a linear layer.
+
+    Args:
+        sample: features of some images, for their shapes and ranges.
+        grid: height and width of the result.
+        width: its channels.
     """
 
-    def __init__(self, shapes: Sequence[torch.Size], grid: tuple[int, int], width: int) -> None:
+    def __init__(self, sample: Features, grid: tuple[int, int], width: int) -> None:
         super().__init__()
-        self.entries = nn.ModuleList(_entry(shape, grid, width) for shape in shapes)
+        self.entries = nn.ModuleList(nn.Sequential(Standardize(z), _entry(z.shape[1:], grid, width)) for z in sample)
 
     def forward(self, features: Features) -> Tensor:
         return torch.stack([entry(z) for entry, z in zip(self.entries, features, strict=True)]).sum(0)
+
+
+class Standardize(nn.Module):
+    """Features to mean 0 and standard deviation 1 in each channel, by fixed numbers, after ``asinh`` of them.
+
+    A funnel's features have rare values far from all others. With batch normalisation a batch that holds one looks
+    unlike all others, and in inference, with averages, the attacker was 2 dB weaker than in training in a small trial,
+    5 dB in a larger one. So what is far is squashed, then cut off, and the attackers normalise by group [ours].
+    """
+
+    def __init__(self, sample: Tensor) -> None:
+        super().__init__()
+        each = sample.transpose(0, 1).flatten(1)
+        typical = each.abs().where(each != 0, torch.nan).nanmedian(1).values.nan_to_num(1.0)
+        shape = (-1, *[1] * (sample.dim() - 2))
+        squashed = (each / typical[:, None]).asinh()
+        self.register_buffer("typical", typical.view(shape))
+        self.register_buffer("mean", squashed.mean(1).view(shape))
+        self.register_buffer("deviation", squashed.std(1).clamp_min(LEAST_DEVIATION).view(shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        squashed = (z / self.typical).asinh()
+        return ((squashed - self.mean) / self.deviation).clamp(-LARGEST, LARGEST)
 
 
 def _entry(shape: torch.Size, grid: tuple[int, int], width: int) -> nn.Module:
@@ -38,20 +76,19 @@ def _entry(shape: torch.Size, grid: tuple[int, int], width: int) -> nn.Module:
         if fold > 1:  # finer than the grid: what resizing would lose goes into channels
             folded = torch.Size((shape[0] * fold**2, shape[1] // fold, shape[2] // fold))
             return nn.Sequential(nn.PixelUnshuffle(fold), _entry(folded, grid, width))
-        return nn.Sequential(nn.BatchNorm2d(shape[0]), convolution(shape[0], width), nn.Upsample(grid))
+        return nn.Sequential(convolution(shape[0], width), nn.Upsample(grid))
     numbers = shape.numel()
     return nn.Sequential(
         nn.Flatten(),
-        nn.BatchNorm1d(numbers),
         nn.Linear(numbers, width * grid[0] * grid[1]),
         nn.Unflatten(1, (width, *grid)),
-        nn.BatchNorm2d(width),
+        nn.GroupNorm(GROUPS, width),
         nn.ReLU(),
     )
 
 
 def convolution(channels_in: int, channels_out: int) -> nn.Sequential:
-    """3x3 convolution, batch normalisation, ReLU."""
+    """3x3 convolution, group normalisation, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, channels_out), nn.ReLU()
     )

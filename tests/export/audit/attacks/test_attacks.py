@@ -65,6 +65,17 @@ def test_a_thumbnail_gives_more_than_nothing_and_less_than_the_image(name, above
     assert floor + above < reached < floor + 15
 
 
+def test_rare_large_values_do_not_blind_the_attacker(patches):
+    """A funnel has features far from all others: here a hundredth of the entries grows a thousand times."""
+
+    def rare(z):
+        return torch.where(torch.rand(z.shape) < 0.01, z * 1000, z)
+
+    plain = _reached(ATTACKS["residual"], THUMBNAIL, patches)
+    loud = _reached(ATTACKS["residual"], Seen(lambda x: rare(functional.avg_pool2d(x, 4))), patches)
+    assert loud > plain - 1.5
+
+
 def test_several_shares_are_put_together(patches, floor):
     attack = ATTACKS["residual"]
     one = _reached(attack, Seen(lambda x: x[:, :, :8].flatten(1)), patches)
