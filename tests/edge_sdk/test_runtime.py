@@ -99,7 +99,7 @@ def test_a_server_of_another_protocol_is_refused(bundle):
         ):
             runtime.predict(IMAGES)
         other.shutdown()
-    assert methods == ["GET"]  # features were never posted
+    assert methods == ["GET", "GET"]  # metadata and configuration; features were never posted
 
 
 @pytest.mark.parametrize(
