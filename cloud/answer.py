@@ -6,6 +6,7 @@ import logging
 import time
 from typing import NamedTuple
 
+from edge_sdk.bundle import BUNDLE_KEY
 from edge_sdk.errors import BackendError, ExpiredError, OverloadError, TensorError, UnknownModelError
 from edge_sdk.oip import InferRequest, Parameters
 from edge_sdk.tensors import Array
@@ -105,8 +106,8 @@ def _wanted(model: Model, request: InferRequest) -> list[str]:
 
 def _check_bundle(model: Model, request: InferRequest) -> None:
     """A client that names its bundle gets no answer from another one, deployed here since it connected."""
-    named = request.parameters.get("edgesdk_bundle_id")
-    served = model.properties.get("edgesdk_bundle_id")
+    named = request.parameters.get(BUNDLE_KEY)
+    served = model.properties.get(BUNDLE_KEY)
     if named is not None and named != served:
         raise TensorError(f"this server holds bundle {str(served)[:12]}, the request is for {str(named)[:12]}")
 

@@ -84,10 +84,10 @@ class Application:
         return Response(exposition(self._repository), headers={"Content-Type": CONTENT_TYPE})
 
     async def _all_statistics(self, request: Request) -> Response:
-        return json_answer({"model_stats": [_statistics(model) for model in self._repository]})
+        return json_answer({"model_stats": [model.statistics_json() for model in self._repository]})
 
     async def _model_statistics(self, request: Request) -> Response:
-        return json_answer({"model_stats": [_statistics(self._model(request))]})
+        return json_answer({"model_stats": [self._model(request).statistics_json()]})
 
     async def _model_ready(self, request: Request) -> Response:
         return json_answer({"name": self._model(request).name, "ready": True})
@@ -133,10 +133,6 @@ class Application:
 
 def _paths(model: Model) -> tuple[str, str]:
     return f"/v2/models/{model.name}", f"/v2/models/{model.name}/versions/{model.version}"
-
-
-def _statistics(model: Model) -> dict[str, object]:
-    return model.statistics.as_json(model.name, model.version, model.executions)
 
 
 def _config(tensor: dict[str, object]) -> dict[str, object]:

@@ -130,7 +130,7 @@ class GrpcServer:
 
     async def _statistics(self, request: Any, context: Context) -> Message:
         asked = [self._repository.find(request.name, request.version)] if request.name else self._repository
-        found = [model.statistics.as_json(model.name, model.version, model.executions) for model in asked]
+        found = [model.statistics_json() for model in asked]
         return messages.ModelStatisticsResponse(model_stats=[messages.ModelStatistics(**each) for each in found])
 
     async def _infer(self, request: messages.ModelInferRequest, context: Context) -> Message:

@@ -45,14 +45,14 @@ class _Models(Collector):
         batches = HistogramMetricFamily("edgesdk_batch_rows", "Rows of the batches that ran", labels=LABELS)
         for model in self._models:
             labels, found = _labels(model), model.statistics
-            executed.add_sample(executed.name, labels, sum(count for count, _ in model.executions.values()))
+            executed.add_sample(executed.name, labels, model.execution_count)
             for reason, tally in found.failures.items():
                 failed.add_sample(failed.name, {**labels, "reason": reason}, tally.count)
             waiting.add_metric(list(labels.values()), model.num_waiting)
             bounds = [*map(str, REQUEST_SECONDS), "+Inf"]
             buckets = list(zip(bounds, accumulate(found.durations), strict=True))
             durations.add_metric(list(labels.values()), buckets, found.success.ns / 1e9)
-            batches.add_metric(list(labels.values()), *_batch_rows(model.executions))
+            batches.add_metric(list(labels.values()), *_batch_rows(model))
         yield from (executed, failed, waiting, durations, batches)
 
 
@@ -71,9 +71,9 @@ def _labels(model: Model) -> dict[str, str]:
     return dict(zip(LABELS, (model.name, model.version), strict=True))
 
 
-def _batch_rows(executions: dict[int, tuple[int, int]]) -> tuple[list[tuple[str, float]], float]:
+def _batch_rows(model: Model) -> tuple[list[tuple[str, float]], float]:
     """Buckets of a histogram, and the sum of all rows."""
-    total = sum(count for count, _ in executions.values())
-    up_to = [sum(count for rows, (count, _) in executions.items() if rows <= bound) for bound in BATCH_ROWS]
-    buckets = [*zip(map(str, BATCH_ROWS), map(float, up_to), strict=True), ("+Inf", float(total))]
-    return buckets, float(sum(rows * count for rows, (count, _) in executions.items()))
+    counts = {rows: count for rows, (count, _) in model.executions.items()}
+    up_to = [sum(count for rows, count in counts.items() if rows <= bound) for bound in BATCH_ROWS]
+    buckets = [*zip(map(str, BATCH_ROWS), map(float, up_to), strict=True), ("+Inf", float(model.execution_count))]
+    return buckets, float(sum(rows * count for rows, count in counts.items()))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from edge_sdk.backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
 from edge_sdk.bundle import PartyBundle
 from edge_sdk.errors import BackendError, TensorError
-from edge_sdk.tensors import Array, TensorSpec, check_feeds
+from edge_sdk.tensors import Array, TensorSpec, batch_is_fixed, check_feeds
 
 from .batcher import Batcher, Batching, Ran
 from .statistics import ModelStatistics
@@ -51,7 +52,7 @@ class Model:
         self.statistics = ModelStatistics()
         self._backend = backend
         batching = batching or Batching()
-        if any(not spec.shape or spec.shape[0] is not None for spec in (*backend.inputs, *backend.outputs)):
+        if batch_is_fixed((*backend.inputs, *backend.outputs)):
             batching = batching._replace(max_batch=1)
         self.batching = batching
         self._batcher = Batcher(f"model-{name}", backend.run, batching, self._warm_up())
@@ -68,8 +69,7 @@ class Model:
         """
         part = bundle.manifest.parts[0]
         backend = open_backend(part, bundle, execution)
-        identity = {"edgesdk_bundle_id": bundle.manifest.bundle_id, "edgesdk_party": bundle.manifest.party}
-        return cls(part.name, backend, identity, batching, PLATFORMS[execution.backend])
+        return cls(part.name, backend, bundle.manifest.identity, batching, PLATFORMS[execution.backend])
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -93,6 +93,20 @@ class Model:
     def executions(self) -> dict[int, tuple[int, int]]:
         """By rows of a batch: how many ran, and nanoseconds they took."""
         return self._batcher.executions
+
+    @property
+    def execution_count(self) -> int:
+        """Batches that ran."""
+        return sum(count for count, _ in self.executions.values())
+
+    def statistics_json(self) -> dict[str, Any]:
+        """Its entry of ``model_stats`` of the protocol's statistics extension."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "execution_count": self.execution_count,
+            **self.statistics.as_json(self.executions),
+        }
 
     async def infer(self, feeds: Mapping[str, Array], *, deadline: float | None = None, alone: bool = False) -> Ran:
         """Check the arrays against the model's inputs, wait for the model, run it.

@@ -13,7 +13,7 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
-from edge_sdk.errors import DeviceError
+from edge_sdk.errors import DeviceError, reason
 
 from .protocol import GuardedProtocol
 from .tls import TLS
@@ -33,7 +33,7 @@ def bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise DeviceError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
+        raise DeviceError(f"cannot listen on {host}:{port}: {reason(error)}") from error
 
 
 class Beside(Protocol):

@@ -71,12 +71,10 @@ class ModelStatistics:
         """Note a request that was not."""
         self.failures.setdefault(reason, Tally()).add(request_ns)
 
-    def as_json(self, name: str, version: str, executions: dict[int, tuple[int, int]]) -> dict[str, Any]:
+    def as_json(self, executions: dict[int, tuple[int, int]]) -> dict[str, Any]:
         """One entry of ``model_stats`` of the protocol's statistics extension, as Triton states it.
 
         Args:
-            name: of the model.
-            version: of it.
             executions: by rows of a batch: how many ran, and nanoseconds they took.
         """
         fail, unused = Tally(), Tally().as_json()
@@ -84,11 +82,8 @@ class ModelStatistics:
             fail.count += tally.count
             fail.ns += tally.ns
         return {
-            "name": name,
-            "version": version,
             "last_inference": self.last_inference_ms,
             "inference_count": self.inference_count,
-            "execution_count": sum(count for count, _ in executions.values()),
             "inference_stats": {
                 "success": self.success.as_json(),
                 "fail": fail.as_json(),

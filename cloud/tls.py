@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_sdk.errors import ConfigError
+from edge_sdk.pem import load_authorities, load_identity
 
 __all__ = ["TLS"]
 
@@ -31,20 +31,6 @@ class TLS(NamedTuple):
             ConfigError: a file cannot be read, or key and certificate do not belong together.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(self.certificate, self.key, password=_no_password)
-        except (OSError, ssl.SSLError, ValueError) as error:
-            raise ConfigError(
-                f"{self.certificate}: no PEM certificate with its key ({getattr(error, 'strerror', None) or error})"
-            ) from error
+        load_identity(context, self.certificate, self.key)
         if self.client_ca is not None:
-            try:
-                context.load_verify_locations(self.client_ca)
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigError(
-                    f"{self.client_ca}: no PEM certificates ({getattr(error, 'strerror', None) or error})"
-                ) from error
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted; decrypt it, or keep it where only the server reads")
+            load_authorities(context, self.client_ca)

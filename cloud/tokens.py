@@ -8,7 +8,7 @@ import logging
 import time
 from pathlib import Path
 
-from edge_sdk.errors import ConfigError
+from edge_sdk.errors import ConfigError, reason
 
 __all__ = ["TokenFile"]
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> tuple[Stamp, list[bytes]]:
         stamp = _stamp(path)
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: tokens cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise ConfigError(f"{path}: tokens cannot be read ({reason(error)})") from error
     tokens = [text for line in lines if (text := line.partition("#")[0].strip())]
     if not tokens:
         raise ConfigError(f"{path}: holds no token; expected one a line")

@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from edge_sdk.bundle import Part, PartyBundle, Precision, check_target
 from edge_sdk.files import folder_aside
-from edge_sdk.tensors import TensorSpec
+from edge_sdk.tensors import TensorSpec, batch_is_fixed
 
 from .batcher import Batching
 
@@ -72,7 +72,7 @@ def model_config(bundle: PartyBundle, part: Part, options: TritonOptions) -> tri
     A part whose batch size is fixed is configured with its whole shapes and without batching. Devices find bundle and
     party in the parameters: they send nothing to a server that does not name them.
     """
-    fixed = any(not spec.shape or spec.shape[0] is not None for spec in (*part.inputs, *part.outputs))
+    fixed = batch_is_fixed((*part.inputs, *part.outputs))
     config = triton.ModelConfig(
         name=part.name,
         backend="onnxruntime",
@@ -92,8 +92,7 @@ def model_config(bundle: PartyBundle, part: Part, options: TritonOptions) -> tri
     if options.tensorrt:
         accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
         accelerator.parameters["precision_mode"] = options.precision.upper()
-    identity = {"edgesdk_bundle_id": bundle.manifest.bundle_id, "edgesdk_party": bundle.manifest.party}
-    for name, value in identity.items():
+    for name, value in bundle.manifest.identity.items():
         config.parameters[name].string_value = value
     return config
 

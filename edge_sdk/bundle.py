@@ -19,8 +19,10 @@ from .files import folder_aside
 from .tensors import TensorSpec
 
 __all__ = [
+    "BUNDLE_KEY",
     "EDGE",
     "FORMAT_VERSION",
+    "PARTY_KEY",
     "Cost",
     "LayerCost",
     "Manifest",
@@ -40,6 +42,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 FORMAT_VERSION = 1
 EDGE = "edge"
+BUNDLE_KEY, PARTY_KEY = "edgesdk_bundle_id", "edgesdk_party"
+"""By which a server says, and a request asks, whose part it is."""
 MANIFEST_FILE = "manifest.json"
 SUMS_FILE = "SHA256SUMS"
 
@@ -158,6 +162,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     wire_bytes: int | None = None
     reference: Part | None = None
     privacy: dict[str, Any] | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What this party's server says of itself in its model's metadata."""
+        return {BUNDLE_KEY: self.bundle_id, PARTY_KEY: self.party}
 
     @property
     def servers(self) -> tuple[str, ...]:

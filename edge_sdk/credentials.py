@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from .errors import ConfigError
+from .errors import ConfigError, reason
+from .pem import load_authorities, load_identity
 
 __all__ = ["NO_CREDENTIALS", "Credentials", "is_loopback", "read_token"]
 
@@ -40,16 +41,10 @@ class Credentials(NamedTuple):
         if self.key is not None and self.certificate is None:
             raise ConfigError(f"{self.key}: a key needs the certificate that it belongs to")
         context = ssl.create_default_context()
-        try:
-            if self.ca_file is not None:
-                context.load_verify_locations(self.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{self.ca_file}: no PEM certificates ({_reason(error)})") from error
-        try:
-            if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{self.certificate}: no PEM certificate with its key ({_reason(error)})") from error
+        if self.ca_file is not None:
+            load_authorities(context, self.ca_file)
+        if self.certificate is not None:
+            load_identity(context, self.certificate, self.key)
 
 
 NO_CREDENTIALS = Credentials()
@@ -64,7 +59,7 @@ def read_token(path: Path) -> str:
     try:
         token = path.read_text(encoding="ascii").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no token can be read ({_reason(error)})") from error
+        raise ConfigError(f"{path}: no token can be read ({reason(error)})") from error
     if not token or not token.isprintable() or " " in token:
         raise ConfigError(f"{path}: the first line is no token; expected printable characters without blanks")
     return token
@@ -78,7 +73,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

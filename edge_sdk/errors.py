@@ -118,6 +118,11 @@ class DeviceError(EdgeSDKError):
     """The device cannot do what was asked."""
 
 
+def reason(error: Exception) -> str:
+    """Why it happened, without number and file name where the system says it in words."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     """Turn a failed import of a third-party package inside the block into a MissingExtra that says what to install.

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping
 
-from .bundle import Part
+from .bundle import BUNDLE_KEY, PARTY_KEY, Part
 from .client import Client, RemoteTiming
 from .credentials import NO_CREDENTIALS, Credentials
 from .errors import RemoteError, TensorError
@@ -85,17 +85,17 @@ class RemotePart:
     def _identify(self) -> None:
         """Nothing is sent to a server before it says that it holds this bundle's part."""
         found = self._client.identity(self.part.name)
-        if (identity := found.get("edgesdk_bundle_id")) != self._bundle_id:
+        if (identity := found.get(BUNDLE_KEY)) != self._bundle_id:
             raise RemoteError(
                 f"{self.url}: serves bundle {str(identity)[:12]}, this edge belongs to {self._bundle_id[:12]}; "
                 "deploy both from one export"
             )
-        if (party := found.get("edgesdk_party")) != self.part.placement:
+        if (party := found.get(PARTY_KEY)) != self.part.placement:
             raise RemoteError(f"{self.url}: is {str(party)[:20]} of this bundle; {self.part.placement} is needed there")
         self.identified = True
 
     def _infer(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], RemoteTiming]:
-        parameters: dict[str, str | int | float | bool] = {"edgesdk_bundle_id": self._bundle_id}
+        parameters: dict[str, str | int | float | bool] = {BUNDLE_KEY: self._bundle_id}
         outputs, timing = self._client.infer(self.part.name, feeds, uuid.uuid4().hex, parameters)
         try:
             check_feeds(self.part.outputs, outputs)

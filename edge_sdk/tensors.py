@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import TensorError
 
-__all__ = ["DTYPES", "Array", "TensorSpec", "check_feeds", "dtype_name"]
+__all__ = ["DTYPES", "Array", "TensorSpec", "batch_is_fixed", "check_feeds", "dtype_name"]
 
 Array = NDArray[Any]
 
@@ -91,6 +91,11 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise TensorError(f"tensor {self.name!r}: holds values that are not finite")
+
+
+def batch_is_fixed(specs: Iterable[TensorSpec]) -> bool:
+    """Whether any of these tensors of a part has one batch size only, or no batch axis."""
+    return any(not spec.shape or spec.shape[0] is not None for spec in specs)
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
-from edge_sdk.bundle import EDGE, Part
+from edge_sdk.bundle import EDGE, Part, PartyBundle, Precision
 from edge_sdk.tensors import Array
 
 from .cost import count_cost
@@ -54,6 +54,19 @@ class Chain:
         """Images a run, where the graph fixes them."""
         self.answer = parts[-1].outputs[0].name
         """The tensor of the logits."""
+
+    @classmethod
+    def of_bundle(
+        cls, folders: Sequence[PartyBundle], precision: Precision = "fp32", num_threads: int | None = None
+    ) -> Chain:
+        """The parts of all parties' folders, the edge's first, in this precision.
+
+        Raises:
+            BundleError: a folder was not exported in it.
+            BackendError: ONNX Runtime refuses a part.
+        """
+        files = {part.name: each.onnx(part, precision) for each in folders for part in each.manifest.parts if part.file}
+        return cls(folders[0].manifest.parts, files, num_threads)
 
     def run(self, pixels: Array, noise: Mapping[str, Array]) -> dict[str, Array]:
         """Every tensor of the graph, by name, where all servers answer.

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from chains import drawn, labelled_batches
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, PartyBundle, open_party, parties
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
-from edge_sdk.images import decode_image, find_images, fit_image
-from edge_sdk.progress import track
 from edge_sdk.tensors import Array
-
-BATCH = 200
+from export.placement import Chain
 
 
 def main() -> None:
@@ -43,7 +41,7 @@ def main() -> None:
 def report(bundle: Path, images: Path, count: int | None) -> None:
     """Print the table."""
     edge, *servers = (open_party(folder) for folder in parties(bundle))
-    outputs, labels = answers(edge, servers, images, count)
+    outputs, labels = answers([edge, *servers], images, count)
     fusion = edge.manifest.parts[-1]
     flags = next((spec for spec in fusion.inputs if spec.source == "received"), None)
     if fusion.placement != EDGE or flags is None:
@@ -66,30 +64,18 @@ def report(bundle: Path, images: Path, count: int | None) -> None:
     print_table(f"{len(labels)} images of {images}", ["answers", "accuracy", "points"], rows)
 
 
-def answers(
-    edge: PartyBundle, servers: Iterable[PartyBundle], images: Path, count: int | None
-) -> tuple[dict[str, Array], Array]:
+def answers(folders: Sequence[PartyBundle], images: Path, count: int | None) -> tuple[dict[str, Array], Array]:
     """Every server's output over the images, by tensor name, and the labels."""
-    names = edge.manifest.labels
-    found = [image for image in find_images([images]) if image.label in names]
-    if not found:
-        sys.exit(f"missing_shares: {images}: no folder here is one of {', '.join(names)}")
-    if count is not None:
-        found = [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int)]
-    encoder = edge.manifest.parts[0]
-    _, height, width, _ = encoder.inputs[0].shape
-    tails = [(party.manifest.parts[0], OnnxRuntimeBackend(party.onnx(party.manifest.parts[0]))) for party in servers]
-    outputs: dict[str, list[Array]] = {}
-    starts = range(0, len(found), BATCH)
-    with OnnxRuntimeBackend(edge.onnx(encoder)) as backend:
-        for start in track(starts, len(starts), "images"):
-            batch = [fit_image(decode_image(i.path), height or 0, width or 0) for i in found[start : start + BATCH]]
-            sent = backend.run({encoder.inputs[0].name: np.stack(batch)})
-            for part, tail in tails:
-                for name, value in tail.run({spec.name: sent[spec.name] for spec in part.inputs}).items():
-                    outputs.setdefault(name, []).append(value)
-    labels = np.array([names.index(image.label) for image in found if image.label is not None])
-    return {name: np.concatenate(values) for name, values in outputs.items()}, labels
+    chain, random = Chain.of_bundle(folders), np.random.default_rng(0)
+    names = [spec.name for folder in folders[1:] for spec in folder.manifest.parts[0].outputs]
+    outputs: dict[str, list[Array]] = {name: [] for name in names}
+    labels = []
+    for pixels, truth in labelled_batches(folders[0], images, count):
+        known = chain.run(pixels, drawn(folders[0], len(pixels), random))
+        for name in names:
+            outputs[name].append(known[name])
+        labels.append(truth)
+    return {name: np.concatenate(values) for name, values in outputs.items()}, np.concatenate(labels)
 
 
 def _names(servers: Iterable[int]) -> str:

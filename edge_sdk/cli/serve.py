@@ -78,7 +78,8 @@ def serve(
     repository = Repository([model])
     served = Application(repository, max_body_bytes=max_body_mib * 2**20)
     shown = f"[{host}]" if ":" in host else host
-    app = Guard(served, tokens, Limits(max_rate, max_concurrency))
+    limits = Limits(max_rate, max_concurrency)
+    app = Guard(served, tokens, limits) if tokens or any(limits) else served
     address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
     beside = None
     if grpc_port is not None:

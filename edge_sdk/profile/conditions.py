@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
 from ..jetson import gpu_clock, is_jetson, power_mode
 from ..sysfs import read_number, read_text
+from .sampler import Sampler
 
 __all__ = ["Conditions", "ConditionsSampler", "Extremes"]
 
@@ -69,7 +68,11 @@ class Extremes(msgspec.Struct, frozen=True):
     alarms: list[str]
 
 
-class ConditionsSampler:
+Seen = tuple[int | None, int | None, dict[str, float], list[str]]
+"""MHz of GPU and CPU, temperatures and alarms, as ``Conditions`` has them."""
+
+
+class ConditionsSampler(Sampler[Seen]):
     """Looks at clocks, temperatures and alarms five times a second while the body of a ``with`` runs.
 
     Args:
@@ -78,42 +81,24 @@ class ConditionsSampler:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._sysfs = root / "sys"
-        self._samples: list[tuple[int | None, int | None, dict[str, float], list[str]]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="conditions", daemon=True)
-
-    def __enter__(self) -> ConditionsSampler:
-        self._look()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look()
+        super().__init__(self._look, INTERVAL_S)
 
     def extremes(self) -> Extremes:
         """Over the body, which has ended."""
-        gpus, cpus, zones, alarms = zip(*self._samples, strict=True)
+        gpus, cpus, zones, alarms = zip(*self.samples, strict=True)
         names = dict.fromkeys(name for each in zones for name in each)
         return Extremes(
-            num_samples=len(self._samples),
+            num_samples=len(gpus),
             lowest_gpu_mhz=min((each for each in gpus if each is not None), default=None),
             lowest_cpu_mhz=min((each for each in cpus if each is not None), default=None),
             highest_c={name: max(each[name] for each in zones if name in each) for name in names},
             alarms=sorted({name for each in alarms for name in each}),
         )
 
-    def _follow(self) -> None:
-        while not self._stop.wait(INTERVAL_S):
-            self._look()
-
-    def _look(self) -> None:
+    def _look(self) -> Seen:
         gpu, cpu = gpu_clock(self._sysfs), _cpu_mhz(self._sysfs)
         now = (gpu.now if gpu else None, cpu[0] if cpu else None)
-        self._samples.append((*now, _temperatures(self._sysfs), _alarms(self._sysfs)))
+        return (*now, _temperatures(self._sysfs), _alarms(self._sysfs))
 
 
 def _cpu_mhz(sysfs: Path) -> tuple[int, int, int] | None:

@@ -20,6 +20,7 @@ import msgspec
 
 from ..errors import DeviceError
 from ..sysfs import read_number, read_text
+from .sampler import Sampler
 from .tegrastats import parse_tegrastats
 
 __all__ = ["Energy", "PowerSampler", "PowerSource", "Rail", "TegrastatsPower", "find_rails", "power_source"]
@@ -178,8 +179,8 @@ class Energy(msgspec.Struct, frozen=True):
         }
 
 
-class PowerSampler:
-    """Reads rails in a thread of its own while the body of a ``with`` runs.
+class PowerSampler(Sampler[tuple[float, dict[str, float]]]):
+    """Reads rails while the body of a ``with`` runs.
 
     Args:
         source: of the rails' power.
@@ -187,24 +188,8 @@ class PowerSampler:
     """
 
     def __init__(self, source: PowerSource, *, interval_s: float = INTERVAL_S) -> None:
-        self._source, self._interval_s = source, interval_s
-        self._samples: list[tuple[float, dict[str, float]]] = []
-        self._error: DeviceError | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="power", daemon=True)
-
-    def __enter__(self) -> PowerSampler:
-        self._read()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        if error is None:
-            self._read()
+        self._source = source
+        super().__init__(self._read, interval_s)
 
     def energy(self) -> Energy:
         """Over the body, which has ended.
@@ -212,27 +197,19 @@ class PowerSampler:
         Raises:
             DeviceError: a rail could not be read.
         """
-        if self._error:
-            raise self._error
-        times = [at for at, _ in self._samples]
+        samples = self.samples
+        times = [at for at, _ in samples]
         seconds = times[-1] - times[0]
         energy: dict[str, float] = {}
-        for rail in self._samples[0][1]:
-            values = [powers[rail] for _, powers in self._samples]
+        for rail in samples[0][1]:
+            values = [powers[rail] for _, powers in samples]
             steps = zip(values, values[1:], times, times[1:], strict=False)
             energy[rail] = sum((a + b) / 2 * (end - begin) for a, b, begin, end in steps)
         mean = {name: value / seconds if seconds else 0.0 for name, value in energy.items()}
         total = next((name for name in TOTALS if name in energy), None)
-        return Energy(seconds, len(self._samples), mean, energy, total)
+        return Energy(seconds, len(samples), mean, energy, total)
 
-    def _sample(self) -> None:
-        try:
-            while not self._stop.wait(self._interval_s):
-                self._read()
-        except DeviceError as error:
-            self._error = error
-
-    def _read(self) -> None:
+    def _read(self) -> tuple[float, dict[str, float]]:
         before = time.monotonic()
         powers = self._source()
-        self._samples.append(((before + time.monotonic()) / 2, powers))
+        return (before + time.monotonic()) / 2, powers
