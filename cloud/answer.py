@@ -7,7 +7,15 @@ import time
 from typing import NamedTuple
 
 from edge_sdk.bundle import BUNDLE_KEY
-from edge_sdk.errors import BackendError, ExpiredError, OverloadError, TensorError, UnknownModelError
+from edge_sdk.errors import (
+    BackendError,
+    EdgeSDKError,
+    ExpiredError,
+    ForbiddenError,
+    OverloadError,
+    TensorError,
+    UnknownModelError,
+)
 from edge_sdk.oip import InferRequest, Parameters
 from edge_sdk.tensors import Array
 
@@ -15,7 +23,7 @@ from .batcher import Ran
 from .models import Model
 from .statistics import FailureReason
 
-__all__ = ["Answer", "Clients", "Failure", "answer", "failure"]
+__all__ = ["Answer", "Clients", "Failure", "answer", "failure", "refusal"]
 
 ALONE_SECONDS = 1.0
 """After which a connection that nobody else has asked beside counts as the only one."""
@@ -64,6 +72,7 @@ class Failure(NamedTuple):
 _FAILURES: tuple[tuple[type[Exception], int, str, FailureReason], ...] = (
     (TensorError, 400, "INVALID_ARGUMENT", "OTHER"),
     (UnknownModelError, 404, "NOT_FOUND", "OTHER"),
+    (ForbiddenError, 403, "PERMISSION_DENIED", "OTHER"),
     (OverloadError, 503, "UNAVAILABLE", "REJECTED"),
     (ExpiredError, 504, "DEADLINE_EXCEEDED", "REJECTED"),
 )
@@ -77,6 +86,14 @@ def failure(error: Exception, model: str) -> Failure:
     _log.error("model %s failed", model, exc_info=error)
     reason = "BACKEND" if isinstance(error, BackendError) else "OTHER"
     return Failure(500, "INTERNAL", reason, f"model {model!r} failed; the server's log says how")
+
+
+def refusal(error: EdgeSDKError) -> Failure:
+    """How to answer what an operator asked for and cannot have: unlike a client, they see why."""
+    for kind, status, code, reason in _FAILURES:
+        if isinstance(error, kind):
+            return Failure(status, code, reason, str(error))
+    return Failure(400, "INVALID_ARGUMENT", "OTHER", str(error))
 
 
 class Clients:

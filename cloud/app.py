@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 import edge_sdk
 from edge_sdk import oip
-from edge_sdk.errors import UnknownModelError
+from edge_sdk.errors import EdgeSDKError
 
+from .answer import refusal
 from .infer import InferHandler
 from .metrics import CONTENT_TYPE, exposition
 from .models import Model
@@ -29,6 +31,9 @@ __all__ = ["DEFAULT_MAX_BODY", "Application"]
 
 DEFAULT_MAX_BODY = 64 * 2**20
 """Bytes; Triton's default as well."""
+
+MAX_SETTINGS = 64 * 2**10
+"""Bytes of a body that holds no tensors."""
 
 
 class Application:
@@ -42,7 +47,9 @@ class Application:
     def __init__(self, repository: Repository, *, max_body_bytes: int = DEFAULT_MAX_BODY) -> None:
         self._repository = repository
         self._infer = InferHandler(max_body_bytes)
-        self._paths = {f"{path}/infer": model for model in repository for path in _paths(model)}
+        self._paths: dict[str, Model] = {}
+        repository.on_change = self._find_paths
+        self._find_paths()
         self._rest = self._routes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,12 +60,23 @@ class Application:
         else:
             await self._infer(model, scope, receive, send)
 
+    def _find_paths(self) -> None:
+        paths = {}
+        for model in self._repository:
+            name = f"/v2/models/{model.name}"
+            paths[f"{name}/infer"] = self._repository.find(model.name)
+            paths[f"{name}/versions/{model.version}/infer"] = model
+        self._paths = paths
+
     def _routes(self) -> Starlette:
         routes = [
             Route("/v2", self._server_metadata),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/v2/models/stats", self._all_statistics),
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/v2/repository/models/{name}/load", self._load, methods=["POST"]),
+            Route("/v2/repository/models/{name}/unload", self._unload, methods=["POST"]),
             Route("/metrics", self._metrics),
         ]
         for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
@@ -86,6 +104,34 @@ class Application:
     async def _all_statistics(self, request: Request) -> Response:
         return json_answer({"model_stats": [model.statistics_json() for model in self._repository]})
 
+    async def _index(self, request: Request) -> Response:
+        asked = await self._body(request)
+        return json_answer([entry._asdict() for entry in self._repository.index(ready=asked.get("ready") is True)])
+
+    async def _load(self, request: Request) -> Response:
+        parameters = (await self._body(request)).get("parameters", {})
+        await self._repository.load(request.path_params["name"], parameters)
+        return Response()
+
+    async def _unload(self, request: Request) -> Response:
+        await self._repository.unload(request.path_params["name"])
+        return Response()
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        """A JSON object, or nothing."""
+        content = b""
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > MAX_SETTINGS:
+                raise HTTPException(413, f"the body is longer than {MAX_SETTINGS} bytes")
+        try:
+            found = msgspec.json.decode(content or b"{}")
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise HTTPException(400, "the body is not JSON") from error
+        if not isinstance(found, dict):
+            raise HTTPException(400, "the body is not a JSON object")
+        return found
+
     async def _model_statistics(self, request: Request) -> Response:
         return json_answer({"model_stats": [self._model(request).statistics_json()]})
 
@@ -97,7 +143,7 @@ class Application:
         return json_answer(
             {
                 "name": model.name,
-                "versions": [model.version],
+                "versions": self._repository.versions(model.name),
                 "platform": model.platform,
                 "inputs": oip.tensor_metadata(model.inputs),
                 "outputs": oip.tensor_metadata(model.outputs),
@@ -131,10 +177,6 @@ class Application:
         return self._repository.find(request.path_params["name"], request.path_params.get("version", ""))
 
 
-def _paths(model: Model) -> tuple[str, str]:
-    return f"/v2/models/{model.name}", f"/v2/models/{model.name}/versions/{model.version}"
-
-
 def _config(tensor: dict[str, object]) -> dict[str, object]:
     """A tensor of a model's metadata as its configuration has it: without the batch axis."""
     shape = tensor["shape"]
@@ -147,12 +189,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return Response(error_body(error.detail), error.status_code, error.headers, media_type="application/json")
 
 
-async def _unknown_model(request: Request, error: Exception) -> Response:
-    return Response(error_body(str(error)), 404, media_type="application/json")
+async def _our_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EdgeSDKError)
+    refused = refusal(error)
+    return Response(error_body(refused.message), refused.status, media_type="application/json")
 
 
 async def _our_fault(request: Request, error: Exception) -> Response:
     return Response(error_body("internal error; the server's log says more"), 500, media_type="application/json")
 
 
-_ERRORS: dict[Any, Any] = {HTTPException: _http_error, UnknownModelError: _unknown_model, Exception: _our_fault}
+_ERRORS: dict[Any, Any] = {HTTPException: _http_error, EdgeSDKError: _our_error, Exception: _our_fault}

@@ -98,6 +98,11 @@ class Batcher:
         return len(self._queue)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a batch runs, or a request waits."""
+        return self._busy or bool(self._queue)
+
+    @property
     def wait_seconds(self) -> float:
         """How long a new request would wait, about; infinite before the first run."""
         return self._seconds_per_row * self._rows

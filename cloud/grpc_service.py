@@ -11,9 +11,9 @@ from google.protobuf.message import Message
 
 import edge_sdk
 from edge_sdk import oip
-from edge_sdk.errors import DeviceError
+from edge_sdk.errors import DeviceError, EdgeSDKError
 
-from .answer import Clients, Failure, answer, failure
+from .answer import Clients, Failure, answer, failure, refusal
 from .grpc_tensors import decode_request, encode_response
 from .protobuf import open_inference_pb2 as messages
 from .replies import EXTENSIONS, MAX_MESSAGE, NEEDS_TOKEN, SERVER_NAME
@@ -76,6 +76,9 @@ class GrpcServer:
             "ModelMetadata": (self._model_metadata, messages.ModelMetadataRequest),
             "ModelStatistics": (self._statistics, messages.ModelStatisticsRequest),
             "ModelInfer": (self._infer, messages.ModelInferRequest),
+            "RepositoryIndex": (self._index, messages.RepositoryIndexRequest),
+            "RepositoryModelLoad": (self._load, messages.RepositoryModelLoadRequest),
+            "RepositoryModelUnload": (self._unload, messages.RepositoryModelUnloadRequest),
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -121,7 +124,7 @@ class GrpcServer:
         model = self._repository.find(request.name, request.version)
         return messages.ModelMetadataResponse(
             name=model.name,
-            versions=[model.version],
+            versions=self._repository.versions(model.name),
             platform=model.platform,
             inputs=[_tensor(**each) for each in oip.tensor_metadata(model.inputs)],
             outputs=[_tensor(**each) for each in oip.tensor_metadata(model.outputs)],
@@ -132,6 +135,22 @@ class GrpcServer:
         asked = [self._repository.find(request.name, request.version)] if request.name else self._repository
         found = [model.statistics_json() for model in asked]
         return messages.ModelStatisticsResponse(model_stats=[messages.ModelStatistics(**each) for each in found])
+
+    async def _index(self, request: Any, context: Context) -> Message:
+        entries = self._repository.index(ready=request.ready)
+        found = [messages.RepositoryIndexResponse.ModelIndex(**entry._asdict()) for entry in entries]
+        return messages.RepositoryIndexResponse(models=found)
+
+    async def _load(self, request: Any, context: Context) -> Message:
+        try:
+            await self._repository.load(request.model_name, request.parameters)
+        except EdgeSDKError as error:
+            raise _Failed(refusal(error)) from error
+        return messages.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: Any, context: Context) -> Message:
+        await self._repository.unload(request.model_name)
+        return messages.RepositoryModelUnloadResponse()
 
     async def _infer(self, request: messages.ModelInferRequest, context: Context) -> Message:
         began = time.perf_counter_ns()
@@ -153,7 +172,7 @@ class GrpcServer:
 
 
 _tensor = messages.ModelMetadataResponse.TensorMetadata
-SPOKEN = ("statistics",)
+SPOKEN = ("statistics", "model_repository")
 """Of the extensions, those that gRPC has."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from statistics import median
@@ -11,7 +12,7 @@ import numpy as np
 
 from edge_sdk.backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
 from edge_sdk.bundle import PartyBundle
-from edge_sdk.errors import BackendError, TensorError
+from edge_sdk.errors import BackendError, TensorError, UnknownModelError
 from edge_sdk.tensors import Array, TensorSpec, batch_is_fixed, check_feeds
 
 from .batcher import Batcher, Batching, Ran
@@ -20,6 +21,9 @@ from .statistics import ModelStatistics
 __all__ = ["Model"]
 
 WARM_RUNS = 5
+DRAIN_LOOKS = 0.02
+"""Seconds between looks at whether a model that is unloaded still has work."""
+
 PLATFORMS: dict[BackendName, str] = {"onnxruntime": "onnx_onnxv1", "tensorrt": "tensorrt_plan"}
 
 
@@ -32,12 +36,11 @@ class Model:
         properties: what its metadata says besides names and shapes.
         platform: the library and its format, as the protocol names them.
         batching: how requests are joined; a model whose batch size is fixed joins none.
+        version: a positive integer.
 
     Raises:
         BackendError: the model does not run.
     """
-
-    version = "1"
 
     def __init__(
         self,
@@ -46,8 +49,9 @@ class Model:
         properties: dict[str, str],
         batching: Batching | None = None,
         platform: str = PLATFORMS["onnxruntime"],
+        version: str = "1",
     ) -> None:
-        self.name, self.platform = name, platform
+        self.name, self.version, self.platform = name, version, platform
         self.properties = properties
         self.statistics = ModelStatistics()
         self._backend = backend
@@ -55,11 +59,16 @@ class Model:
         if batch_is_fixed((*backend.inputs, *backend.outputs)):
             batching = batching._replace(max_batch=1)
         self.batching = batching
+        self._closing = False
         self._batcher = Batcher(f"model-{name}", backend.run, batching, self._warm_up())
 
     @classmethod
     def of_bundle(
-        cls, bundle: PartyBundle, execution: Execution = DEFAULT_EXECUTION, batching: Batching | None = None
+        cls,
+        bundle: PartyBundle,
+        execution: Execution = DEFAULT_EXECUTION,
+        batching: Batching | None = None,
+        version: str = "1",
     ) -> Model:
         """The one part that a server's folder holds.
 
@@ -69,7 +78,7 @@ class Model:
         """
         part = bundle.manifest.parts[0]
         backend = open_backend(part, bundle, execution)
-        return cls(part.name, backend, bundle.manifest.identity, batching, PLATFORMS[execution.backend])
+        return cls(part.name, backend, bundle.manifest.identity, batching, PLATFORMS[execution.backend], version)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -117,11 +126,14 @@ class Model:
             alone: nobody else is served at this time, so that the event loop may wait for a short run.
 
         Raises:
+            UnknownModelError: it is being unloaded.
             TensorError: the arrays do not fit, hold values that are not finite, or have more rows than the model takes.
             OverloadError: too many requests wait.
             ExpiredError: the deadline passed.
             BackendError: the model failed.
         """
+        if self._closing:
+            raise UnknownModelError(f"model {self.name!r}, version {self.version}, was unloaded meanwhile")
         check_feeds(self.inputs, feeds)
         for spec in self.inputs:
             spec.check_finite(feeds[spec.name])
@@ -130,6 +142,12 @@ class Model:
         if most is not None and rows > most:
             raise TensorError(f"{rows} rows in one request; this model was built for {most} at most")
         return await self._batcher.submit(feeds, rows, deadline=deadline, alone=alone)
+
+    async def drain(self) -> None:
+        """Take no more requests, and wait for those that were taken."""
+        self._closing = True
+        while self._batcher.is_busy:
+            await asyncio.sleep(DRAIN_LOOKS)
 
     def close(self) -> None:
         """Wait for the batch that runs, then free the model."""

@@ -8,7 +8,7 @@ from starlette.responses import Response
 __all__ = ["EXTENSIONS", "MAX_MESSAGE", "NEEDS_TOKEN", "SERVER_NAME", "error_body", "json_answer"]
 
 SERVER_NAME = "edgesdk"
-EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration")
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
 NEEDS_TOKEN = "a bearer token is needed: Authorization: Bearer TOKEN"  # noqa: S105 (a message)
 
 MAX_MESSAGE = 500

@@ -1,43 +1,183 @@
-"""The models that a server has, by name; both protocols look them up here."""
+"""The models that a server has, by name and version: every protocol looks them up, loads and unloads them here.
+
+Source: the protocol's model repository extension as Triton states it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from edge_sdk.errors import UnknownModelError
+from edge_sdk.bundle import BUNDLE_KEY, PARTY_KEY
+from edge_sdk.errors import CollusionError, EdgeSDKError, ForbiddenError, UnknownModelError
 
+from .model_folder import ModelFolder
 from .models import Model
 
-__all__ = ["Repository"]
+__all__ = ["IndexEntry", "Repository"]
+
+
+class IndexEntry(NamedTuple):
+    """A version of a model in the repository's index; ``state`` is READY or UNAVAILABLE, for ``reason``."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
 
 
 class Repository:
-    """Models by name.
+    """Models by name and version; all methods belong to one event loop.
 
     Args:
-        models: loaded and warm, each of another name.
+        folder: that versions may be loaded from and unloaded; None allows neither.
     """
 
-    def __init__(self, models: Iterable[Model]) -> None:
-        self._models = {model.name: model for model in models}
+    def __init__(self, folder: ModelFolder | None = None) -> None:
+        self._models: dict[str, dict[str, Model]] = {}
+        self._folder = folder
+        self._failures: dict[tuple[str, str], str] = {}
+        self._changing = asyncio.Lock()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever a model has come or gone."""
+
+    def add(self, model: Model) -> None:
+        """Serve a model, of another name or version than those here.
+
+        Raises:
+            CollusionError: another part of its bundle is served here.
+        """
+        _check_shares([*self, model])
+        self._put(model.name, {**self._models.get(model.name, {}), model.version: model})
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
+        return (model for versions in self._models.values() for model in versions.values())
 
     def find(self, name: str, version: str = "") -> Model:
-        """The model of that name, and version where one is named.
+        """The model of that name and version; the highest version where none is named.
 
         Raises:
             UnknownModelError: there is none.
         """
-        model = self._models.get(name)
-        if model is None:
+        versions = self._models.get(name)
+        if not versions:
             raise UnknownModelError(f"no model {name[:100]!r} here; it serves {', '.join(sorted(self._models))}")
-        if version not in ("", model.version):
-            raise UnknownModelError(f"model {name!r} has no version {version[:40]!r}, only {model.version}")
-        return model
+        found = versions.get(version or max(versions, key=int))
+        if found is None:
+            raise UnknownModelError(f"model {name!r} has no version {version[:40]!r}, only {', '.join(versions)}")
+        return found
+
+    def versions(self, name: str) -> list[str]:
+        """Those of a model that are loaded, the highest last."""
+        return sorted(self._models.get(name, {}), key=int)
+
+    def index(self, *, ready: bool = False) -> list[IndexEntry]:
+        """What is loaded, and what could be.
+
+        Args:
+            ready: only what is loaded.
+        """
+        loaded = [IndexEntry(model.name, model.version, "READY", "") for model in self]
+        if ready or self._folder is None:
+            return loaded
+        here = {(entry.name, entry.version) for entry in loaded}
+        others = [each for each in self._folder.index() if each not in here]
+        return [*loaded, *(IndexEntry(*each, "UNAVAILABLE", self._failures.get(each, "unloaded")) for each in others)]
+
+    async def load(self, name: str, parameters: Collection[str] = ()) -> None:
+        """Make the loaded versions of a model those of its folder: what is new or changed there is opened.
+
+        Nothing changes unless all of them can be served. Requests go on meanwhile, and those accepted by a version
+        that leaves are finished.
+
+        Args:
+            name: of the model.
+            parameters: the extension's, by which a client would bring a model of its own; none are taken.
+
+        Raises:
+            ForbiddenError: nothing is loaded on request here, or not with parameters.
+            UnknownModelError: the folder has no such model.
+            CollusionError: a version is a part of a bundle of which another part is served.
+            BundleError, BackendError, DeviceError: a version cannot be served.
+        """
+        folder = self._controlled()
+        if parameters:
+            raise ForbiddenError("a model is loaded as it stands in the repository; no parameters are taken")
+        async with self._changing:
+            opened: dict[str, Model] = {}
+            try:
+                bundles = await asyncio.to_thread(folder.bundles, name)
+                here = self._models.get(name, {})
+                kept = {
+                    version: here[version]
+                    for version, bundle in bundles.items()
+                    if version in here and here[version].properties.items() >= bundle.manifest.identity.items()
+                }
+                for version in bundles.keys() - kept.keys():
+                    opened[version] = await asyncio.to_thread(folder.open_model, bundles[version], version)
+                now = {version: kept.get(version) or opened[version] for version in bundles}
+                _check_shares([*(model for model in self if model.name != name), *now.values()])
+            except EdgeSDKError as error:
+                for version in folder.versions(name):
+                    self._failures[name, version] = str(error)
+                for model in opened.values():
+                    model.close()
+                raise
+            gone = [model for version, model in here.items() if now.get(version) is not model]
+            self._put(name, now)
+            await _retire(gone)
+
+    async def unload(self, name: str) -> None:
+        """Serve no version of a model any more; the requests that it accepted are finished.
+
+        Raises:
+            ForbiddenError: nothing is unloaded on request here.
+            UnknownModelError: it is not loaded.
+        """
+        self._controlled()
+        async with self._changing:
+            self.find(name)
+            gone = list(self._models[name].values())
+            self._put(name, {})
+            await _retire(gone)
 
     def close(self) -> None:
         """Free all models."""
         for model in self:
             model.close()
+
+    def _controlled(self) -> ModelFolder:
+        if self._folder is None:
+            raise ForbiddenError("this server neither loads nor unloads models on request")
+        return self._folder
+
+    def _put(self, name: str, versions: Mapping[str, Model]) -> None:
+        self._models.pop(name, None)
+        if versions:
+            self._models[name] = dict(versions)
+        for key in [key for key in self._failures if key[0] == name]:
+            del self._failures[key]
+        self.on_change()
+
+
+async def _retire(models: Iterable[Model]) -> None:
+    for model in models:
+        await model.drain()
+        await asyncio.to_thread(model.close)
+
+
+def _check_shares(models: Iterable[Model]) -> None:
+    """Whoever serves two parts of one bundle sees two shares of each image."""
+    held: dict[str, Model] = {}
+    for model in models:
+        bundle = model.properties.get(BUNDLE_KEY)
+        if bundle is None:
+            continue
+        other = held.setdefault(bundle, model)
+        if other is not model:
+            parties = f"{other.properties[PARTY_KEY]} and {model.properties[PARTY_KEY]}"
+            raise CollusionError(
+                f"{parties} of bundle {bundle[:12]} on one server: it could join what they are sent; "
+                "serve each by a server of its own, that another operator runs"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -91,28 +91,44 @@ class Client:
         self._session.trust_env = False  # no proxy or netrc lookups per request; features go where the user said
         self._prepared: dict[str, requests.PreparedRequest] = {}
 
-    def metadata(self, model: str) -> dict[str, Any]:
+    def metadata(self, model: str, version: str = "") -> dict[str, Any]:
         """The model's metadata as the server states it: name, versions, inputs, outputs, perhaps properties.
+
+        Args:
+            model: its name there.
+            version: of it; the server's choice where none is named.
 
         Raises:
             RemoteError: no answer, or not a JSON object.
         """
-        return self._get_object(f"/v2/models/{model}")
+        return self._get_object(_path(model, version))
 
-    def identity(self, model: str) -> dict[str, Any]:
-        """What the server says of the model besides names and shapes, whoever the server is.
+    def identities(self, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What the server says of each version of the model besides names and shapes, whoever the server is.
 
-        Ours has properties in the metadata, Triton parameters in the model's configuration.
+        Ours has properties in the metadata, Triton parameters in the model's configuration, the same for all versions.
+
+        Yields:
+            The version, empty where only the server's choice can be asked for, and what it says.
 
         Raises:
             RemoteError: no answer, or not a JSON object.
         """
         metadata = self.metadata(model)
-        if isinstance(metadata.get("properties"), dict):
-            properties: dict[str, Any] = metadata["properties"]
-            return properties
+        if not isinstance(metadata.get("properties"), dict):
+            yield "", self._parameters(model)
+            return
+        versions = metadata.get("versions")
+        if not isinstance(versions, list) or not all(isinstance(each, str) and each.isdecimal() for each in versions):
+            versions = [""]
+        for version in versions:
+            found = metadata if len(versions) == 1 else self.metadata(model, version)
+            properties = found.get("properties")
+            yield version, properties if isinstance(properties, dict) else {}
+
+    def _parameters(self, model: str) -> dict[str, Any]:
         try:
-            given = self._get_object(f"/v2/models/{model}/config").get("parameters")
+            given = self._get_object(f"{_path(model)}/config").get("parameters")
         except RemoteRejected:  # a server that is neither
             return {}
         if not isinstance(given, dict):
@@ -135,6 +151,7 @@ class Client:
         inputs: Mapping[str, Array],
         request_id: str = "",
         parameters: dict[str, oip.Scalar] | None = None,
+        version: str = "",
     ) -> tuple[dict[str, Array], RemoteTiming]:
         """Run a model on the server.
 
@@ -143,6 +160,7 @@ class Client:
             inputs: arrays by name.
             request_id: echoed by the server, and checked.
             parameters: of the request; ``timeout``, of the protocol's schedule policy, is this client's own.
+            version: of the model; the server's choice where none is named.
 
         Returns:
             Outputs by name, and where the time went.
@@ -159,7 +177,7 @@ class Client:
         headers, chunks = oip.encode_request(inputs, request_id, timed)
         body = b"".join(chunks)
         sent = time.perf_counter()
-        answer_headers, content, _, _ = self._send("POST", f"/v2/models/{model}/infer", headers, body)
+        answer_headers, content, _, _ = self._send("POST", f"{_path(model, version)}/infer", headers, body)
         received = time.perf_counter()
         try:
             answer = oip.decode_response(content, answer_headers.get(oip.HEADER_LENGTH))
@@ -242,6 +260,10 @@ class Client:
         request.headers.update(headers or {})
         request.prepare_body(body, None)
         return request
+
+
+def _path(model: str, version: str = "") -> str:
+    return f"/v2/models/{model}/versions/{version}" if version else f"/v2/models/{model}"
 
 
 def _retry_after(answer: _Answer) -> float:

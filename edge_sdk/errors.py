@@ -10,6 +10,7 @@ EdgeSDKError
 ├── OverloadError        more requests wait for a served model than may
 ├── ExpiredError         a request was not begun before its deadline
 ├── UnknownModelError    a server was asked for a model that it has not
+├── ForbiddenError       a server was asked for what it does not do
 ├── RemoteError          a server could not be reached or failed
 │   ├── RemoteTimeout    it did not answer in time
 │   ├── RemoteRejected   it refused the request; ``status`` is its HTTP status
@@ -34,6 +35,7 @@ __all__ = [
     "DeviceError",
     "EdgeSDKError",
     "ExpiredError",
+    "ForbiddenError",
     "LeakageError",
     "MissingExtra",
     "OverloadError",
@@ -43,6 +45,7 @@ __all__ = [
     "TensorError",
     "UnknownModelError",
     "needs_extra",
+    "reason",
 ]
 
 
@@ -84,6 +87,10 @@ class ExpiredError(EdgeSDKError):
 
 class UnknownModelError(EdgeSDKError):
     """A server was asked for a model that it has not."""
+
+
+class ForbiddenError(EdgeSDKError):
+    """A server was asked for what it does not do."""
 
 
 class RemoteError(EdgeSDKError):

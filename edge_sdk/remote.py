@@ -42,7 +42,7 @@ class RemotePart:
         credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         self.part = part
-        self.identified = False
+        self.identified, self._version = False, ""
         self._error: RemoteError | None = None
         self._failures, self._rests_until = 0, 0.0
         self._client = Client(url, timeout_s=timeout_s, credentials=credentials)
@@ -84,10 +84,15 @@ class RemotePart:
 
     def _identify(self) -> None:
         """Nothing is sent to a server before it says that it holds this bundle's part."""
-        found = self._client.identity(self.part.name)
-        if (identity := found.get(BUNDLE_KEY)) != self._bundle_id:
+        others = []
+        for version, found in self._client.identities(self.part.name):
+            if (identity := found.get(BUNDLE_KEY)) == self._bundle_id:
+                self._version = version
+                break
+            others.append(str(identity)[:12])
+        else:
             raise RemoteError(
-                f"{self.url}: serves bundle {str(identity)[:12]}, this edge belongs to {self._bundle_id[:12]}; "
+                f"{self.url}: serves bundle {', '.join(others)}, this edge belongs to {self._bundle_id[:12]}; "
                 "deploy both from one export"
             )
         if (party := found.get(PARTY_KEY)) != self.part.placement:
@@ -96,7 +101,7 @@ class RemotePart:
 
     def _infer(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], RemoteTiming]:
         parameters: dict[str, str | int | float | bool] = {BUNDLE_KEY: self._bundle_id}
-        outputs, timing = self._client.infer(self.part.name, feeds, uuid.uuid4().hex, parameters)
+        outputs, timing = self._client.infer(self.part.name, feeds, uuid.uuid4().hex, parameters, self._version)
         try:
             check_feeds(self.part.outputs, outputs)
             for spec in self.part.outputs:

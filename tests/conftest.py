@@ -177,10 +177,12 @@ def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object, *preci
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(folder: Path | None, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server process on a free port of this machine: its address and the process."""
     process = subprocess.Popen(
-        [*EDGESDK, "serve", str(folder), "--port", "0", *options], stderr=subprocess.PIPE, text=True
+        [*EDGESDK, "serve", *([str(folder)] if folder else []), "--port", "0", *options],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stderr is not None

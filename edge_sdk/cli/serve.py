@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from ..bundle import PartyBundle, open_party
 from ..errors import ConfigError, needs_extra
 from .execution import (
     SERVER_BATCH,
@@ -18,9 +21,18 @@ from .execution import (
     Threads,
 )
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 
 def serve(
-    folder: Path = typer.Argument(..., help="BUNDLE/server0."),
+    folders: list[Path] | None = typer.Argument(
+        None, metavar="FOLDER", help="BUNDLE/server0; of several, those of one name are versions 1, 2, …"
+    ),
+    model_repository: Path | None = typer.Option(None, help="Instead: DIR/NAME/VERSION/, a server's folder each."),
+    allow_load: bool = typer.Option(
+        False, "--allow-load", help="Clients may load and unload what --model-repository has; it starts with all."
+    ),
     host: str = typer.Option("127.0.0.1", help="Address to listen on."),
     port: int = typer.Option(8000, min=0, max=65535, help="Of HTTP; 0 takes a free one."),
     grpc_port: int | None = typer.Option(None, min=0, max=65535, help="Serve gRPC too; 0 takes a free one."),
@@ -41,7 +53,7 @@ def serve(
         False, "--insecure", help="Listen beyond this machine without TLS and tokens: behind a proxy that has them."
     ),
 ) -> None:
-    """Serve a tail over the Open Inference Protocol v2 (HTTP, with the binary tensor extension).
+    """Serve tails over the Open Inference Protocol v2 (HTTP, with the binary tensor extension).
 
     SIGTERM or Ctrl-C stops accepting, finishes what was accepted, and exits.
     """
@@ -49,6 +61,7 @@ def serve(
         from cloud.app import Application
         from cloud.batcher import Batching
         from cloud.guard import Guard, Limits
+        from cloud.model_folder import ModelFolder, numbered
         from cloud.models import Model
         from cloud.repository import Repository
         from cloud.server import bind
@@ -56,9 +69,12 @@ def serve(
         from cloud.tls import TLS
         from cloud.tokens import TokenFile
     from ..backends import Execution
-    from ..bundle import open_party
     from ..credentials import is_loopback
 
+    if bool(folders) == (model_repository is not None):
+        raise typer.BadParameter("give servers' folders, or --model-repository; one of the two")
+    if allow_load and model_repository is None:
+        raise typer.BadParameter("--allow-load needs --model-repository")
     if tls_cert is None and (tls_key or tls_client_ca):
         raise typer.BadParameter("--tls-key and --tls-client-ca need --tls-cert")
     guarded = tls_cert is not None and (token_file is not None or tls_client_ca is not None)
@@ -71,28 +87,33 @@ def serve(
     if tls:
         tls.check()
     tokens = TokenFile(token_file) if token_file else None
-    bundle = open_party(folder, "server")
-    listener = bind(host, port)
     execution = Execution(backend, precision.value, threads, max_batch)
-    model = Model.of_bundle(bundle, execution, Batching(max_batch, batch_window_ms / 1e3, max_waiting))
-    repository = Repository([model])
-    served = Application(repository, max_body_bytes=max_body_mib * 2**20)
-    shown = f"[{host}]" if ":" in host else host
-    limits = Limits(max_rate, max_concurrency)
-    app = Guard(served, tokens, limits) if tokens or any(limits) else served
-    address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
-    beside = None
-    if grpc_port is not None:
-        with needs_extra("grpc", "edgesdk serve --grpc-port"):
-            from cloud.grpc_service import GrpcServer
-        limit = max_body_mib * 2**20
-        beside = GrpcServer(repository, host, grpc_port, max_body_bytes=limit, tls=tls, tokens=tokens)
+    batching = Batching(max_batch, batch_window_ms / 1e3, max_waiting)
 
-    def ready() -> None:
-        also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
-        typer.echo(f"{model.name} ready at {address}{also}", err=True)
+    def open_model(bundle: PartyBundle, version: str) -> Model:
+        return Model.of_bundle(bundle, execution, batching, version)
 
-    try:
+    folder = ModelFolder(model_repository, open_model) if model_repository else None
+    bundles = folder.all_bundles() if folder else numbered(open_party(each, "server") for each in folders or ())
+    limit = max_body_mib * 2**20
+    with bind(host, port) as listener, closing(Repository(folder=folder if allow_load else None)) as repository:
+        for bundle, version in bundles:
+            repository.add(open_model(bundle, version))
+        app: ASGIApp = Application(repository, max_body_bytes=limit)
+        limits = Limits(max_rate, max_concurrency)
+        if tokens or any(limits):
+            app = Guard(app, tokens, limits)
+        beside = None
+        if grpc_port is not None:
+            with needs_extra("grpc", "edgesdk serve --grpc-port"):
+                from cloud.grpc_service import GrpcServer
+            beside = GrpcServer(repository, host, grpc_port, max_body_bytes=limit, tls=tls, tokens=tokens)
+
+        def ready() -> None:
+            shown = f"[{host}]" if ":" in host else host
+            names = ", ".join(dict.fromkeys(model.name for model in repository)) or "no model"
+            address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
+            also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
+            typer.echo(f"{names} ready at {address}{also}", err=True)
+
         run_server(app, listener, on_ready=ready, tls=tls, beside=beside)
-    finally:
-        repository.close()

@@ -35,7 +35,9 @@ def test_health_and_metadata(server):
     assert requests.get(f"{server}/v2/health/ready").json() == {"ready": True}
     metadata = requests.get(f"{server}/v2").json()
     assert metadata["name"] == "edgesdk"
-    assert metadata["extensions"] == ["binary_tensor_data", "statistics", "model_configuration"]
+    assert metadata["extensions"] == [
+        "binary_tensor_data", "statistics", "model_configuration", "model_repository",
+    ]  # fmt: skip
     for path in ("tail", "tail/versions/1"):
         assert requests.get(f"{server}/v2/models/{path}/ready").json() == {"name": "tail", "ready": True}
         model = requests.get(f"{server}/v2/models/{path}").json()

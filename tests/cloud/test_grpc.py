@@ -1,6 +1,7 @@
 """gRPC on real sockets, asked by Triton's own client."""
 
 import re
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,7 +28,7 @@ def _serving(bundle, *options):
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with serving(bundle / "server0", "--grpc-port", str(port), *options) as (url, process):
+    with serving(bundle and bundle / "server0", "--grpc-port", str(port), *options) as (url, process):
         yield url, f"127.0.0.1:{port}", process
 
 
@@ -55,6 +56,30 @@ def test_health_and_metadata(client):
     assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("features", "FP32", [-1, 12, 8, 8])
     (tensor,) = model.outputs
     assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("logits", "FP32", [-1, 10])
+
+
+def test_models_are_loaded_and_unloaded(bundle, tmp_path):
+    shutil.copytree(bundle / "server0", tmp_path / "tail" / "3")
+    with (
+        _serving(None, "--model-repository", str(tmp_path), "--allow-load") as (_, address, _),
+        triton.InferenceServerClient(address) as client,
+    ):
+        (entry,) = client.get_model_repository_index().models
+        assert (entry.name, entry.version, entry.state, entry.reason) == ("tail", "3", "READY", "")
+        client.unload_model("tail")
+        assert not client.is_model_ready("tail")
+        assert [each.reason for each in client.get_model_repository_index().models] == ["unloaded"]
+        client.load_model("tail")
+        assert client.is_model_ready("tail", "3")
+        for name, parameters, words in (("other", {}, "no model 'other'"), ("tail", {"config": "{}"}, "no parameters")):
+            with pytest.raises(triton.InferenceServerException, match=words):
+                client.load_model(name, **parameters)
+
+
+def test_a_server_that_loads_nothing_says_so(client):
+    with pytest.raises(triton.InferenceServerException, match="neither loads nor unloads") as error:
+        client.unload_model("tail")
+    assert error.value.status() == "StatusCode.PERMISSION_DENIED"
 
 
 def test_raw_inference(client, expected):

@@ -1,0 +1,86 @@
+"""Servers' folders of bundles as a repository on disk: ``FOLDER/NAME/VERSION/``, as Triton lays its own out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from edge_sdk.bundle import PartyBundle, open_party
+from edge_sdk.errors import BundleError, ConfigError, UnknownModelError
+
+from .models import Model
+
+__all__ = ["ModelFolder", "numbered"]
+
+
+class ModelFolder:
+    """Every version of every model there; looked at anew each time.
+
+    Args:
+        path: of the repository.
+        open_model: makes a model of a server's folder, served as a version.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+
+    def __init__(self, path: Path, open_model: Callable[[PartyBundle, str], Model]) -> None:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: no such folder; expected NAME/VERSION/ with a server's folder of a bundle each")
+        self._path = path
+        self.open_model = open_model
+
+    def names(self) -> list[str]:
+        """Of the models that have a version."""
+        found = sorted(each.name for each in self._path.iterdir() if each.is_dir())
+        return [name for name in found if self.versions(name)]
+
+    def versions(self, name: str) -> list[str]:
+        """Of a model: folders that are named by a positive integer, the highest last."""
+        if Path(name).name != name or not (self._path / name).is_dir():
+            return []
+        found = [each.name for each in (self._path / name).iterdir() if each.is_dir()]
+        return sorted((each for each in found if each.isdecimal() and str(int(each)) == each and each != "0"), key=int)
+
+    def index(self) -> list[tuple[str, str]]:
+        """Names and versions."""
+        return [(name, version) for name in self.names() for version in self.versions(name)]
+
+    def all_bundles(self) -> list[tuple[PartyBundle, str]]:
+        """Every version of every model, verified, with its number.
+
+        Raises:
+            BundleError: as ``bundles`` has it.
+        """
+        return [(bundle, version) for name in self.names() for version, bundle in self.bundles(name).items()]
+
+    def bundles(self, name: str) -> dict[str, PartyBundle]:
+        """The versions of a model, verified.
+
+        Raises:
+            UnknownModelError: it has none.
+            BundleError: one is damaged, not a server's, or its part has another name.
+        """
+        found = {version: open_party(self._path / name / version, "server") for version in self.versions(name)}
+        if not found:
+            raise UnknownModelError(f"the repository has no model {name[:100]!r}; it has {', '.join(self.names())}")
+        for bundle in found.values():
+            part = bundle.manifest.parts[0].name
+            if part != name:
+                raise BundleError(
+                    f"{bundle.path}: holds part {part!r}, and devices ask for it by that name; move it to "
+                    f"{self._path / part}"
+                )
+        return found
+
+
+def numbered(bundles: Iterable[PartyBundle]) -> list[tuple[PartyBundle, str]]:
+    """Servers' folders that are named one by one, with versions: 1, 2, … for those of one name, as they come."""
+    seen: Counter[str] = Counter()
+    found = []
+    for bundle in bundles:
+        name = bundle.manifest.parts[0].name
+        seen[name] += 1
+        found.append((bundle, str(seen[name])))
+    return found
