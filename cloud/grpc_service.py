@@ -15,6 +15,7 @@ from edge_sdk.errors import DeviceError, EdgeSDKError
 
 from .answer import Clients, Failure, answer, failure, refusal
 from .grpc_tensors import decode_request, encode_response
+from .observer import Asked, Observer
 from .protobuf import open_inference_pb2 as messages
 from .replies import EXTENSIONS, MAX_MESSAGE, NEEDS_TOKEN, SERVER_NAME
 from .repository import Repository
@@ -58,7 +59,7 @@ class GrpcServer:
         self._options = [("grpc.max_receive_message_length", max_body_bytes), ("grpc.max_send_message_length", -1),
                          ("grpc.so_reuseport", 0)]  # fmt: skip
         self._interceptors = [_Tokens(tokens)] if tokens else []
-        self._clients = Clients()
+        self._clients, self._observer = Clients(), Observer()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -153,7 +154,8 @@ class GrpcServer:
         return messages.RepositoryModelUnloadResponse()
 
     async def _infer(self, request: messages.ModelInferRequest, context: Context) -> Message:
-        began = time.perf_counter_ns()
+        headers = dict(context.invocation_metadata()) if self._observer.wants_headers else {}
+        asked = Asked(time.perf_counter_ns(), context.peer(), headers)
         model = self._repository.find(request.model_name, request.model_version)
         try:
             decoded_request = decode_request(request)
@@ -165,9 +167,9 @@ class GrpcServer:
             encoded = encode_response(model.name, model.version, request, outputs, parameters)
         except Exception as error:
             failed = failure(error, model.name)
-            model.statistics.failed(failed.reason, time.perf_counter_ns() - began)
+            self._observer.failed(model, asked, failed, request.id)
             raise _Failed(failed) from error
-        model.statistics.succeeded(ran, began=began, decoded=decoded, ended=ended)
+        self._observer.succeeded(model, asked, request.id, ran, decoded=decoded, ended=ended)
         return encoded
 
 

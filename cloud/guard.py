@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -19,6 +20,9 @@ OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 
 MOST_CLIENTS = 10_000
 """Whose rates are remembered."""
+
+
+_log = logging.getLogger("edgesdk.requests")
 
 
 class Limits(NamedTuple):
@@ -54,18 +58,18 @@ class Guard:
             return
         if self._tokens is not None and not self._tokens.allows(_authorization(scope)):
             header = (b"www-authenticate", b'Bearer realm="edgesdk"')
-            await _refuse(send, 401, NEEDS_TOKEN, header)
+            await _refuse(scope, send, 401, NEEDS_TOKEN, header)
             return
         if self._rate is not None:
             client = scope["client"]
             wait = self._rate.wait_seconds(client[0] if client else "")
             if wait > 0:
                 header = (b"retry-after", b"%d" % math.ceil(wait))
-                await _refuse(send, 429, f"more than {self._limits.max_rate:g} requests a second", header)
+                await _refuse(scope, send, 429, f"more than {self._limits.max_rate:g} requests a second", header)
                 return
         most = self._limits.max_concurrency
         if most is not None and self._under_way >= most:
-            await _refuse(send, 503, f"{most} requests are under way already", (b"retry-after", b"1"))
+            await _refuse(scope, send, 503, f"{most} requests are under way already", (b"retry-after", b"1"))
             return
         self._under_way += 1
         try:
@@ -102,7 +106,10 @@ def _authorization(scope: Scope) -> bytes | None:
     return found[0] if len(found) == 1 else None
 
 
-async def _refuse(send: Send, status: int, message: str, header: tuple[bytes, bytes]) -> None:
+async def _refuse(scope: Scope, send: Send, status: int, message: str, header: tuple[bytes, bytes]) -> None:
+    if _log.isEnabledFor(logging.INFO):
+        host, port = scope["client"] or ("", "")
+        _log.info("refused", extra={"status": status, "client": f"{host}:{port}", "path": scope["path"][:200]})
     content = error_body(message)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), header]
     await send({"type": "http.response.start", "status": status, "headers": headers})

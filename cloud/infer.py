@@ -12,10 +12,12 @@ from starlette.types import Receive, Scope, Send
 
 from edge_sdk import oip
 
-from .answer import Clients, answer, failure
+from .answer import Clients, Failure, answer, failure
 from .compression import ENCODINGS, choose_encoding, compress, decompress
 from .models import Model
+from .observer import Asked, Observer
 from .replies import error_body
+from .statistics import FailureReason
 
 __all__ = ["InferHandler"]
 
@@ -34,25 +36,24 @@ class InferHandler:
 
     def __init__(self, max_body_bytes: int) -> None:
         self.max_body_bytes = max_body_bytes
-        self._clients = Clients()
+        self._clients, self._observer = Clients(), Observer()
 
     async def __call__(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
         """Read one request, and answer it."""
         headers = dict(scope["headers"])
-        began = time.perf_counter_ns()
+        asked = self._asked(scope, headers)
+        request: oip.InferRequest | None = None
         try:
             body = await self._body(headers, receive)
-            began = time.perf_counter_ns()
-            status, found, chunks = 200, *await self._run(model, headers, body, scope["client"], began)
-        except _Gone:
-            model.statistics.failed("CANCELED", time.perf_counter_ns() - began)
-            return
-        except _Refusal as refusal:
-            model.statistics.failed("OTHER", time.perf_counter_ns() - began)
-            status, found, chunks = refusal.status, {}, [error_body(str(refusal))]
+            asked = asked._replace(began=time.perf_counter_ns())
+            length = headers.get(_HEADER_LENGTH)
+            request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
+            status, found, chunks = 200, *await self._run(model, request, scope["client"], asked)
         except Exception as error:  # the client gets one line, whatever it was
-            failed = failure(error, model.name)
-            model.statistics.failed(failed.reason, time.perf_counter_ns() - began)
+            failed = error.failure if isinstance(error, _Refusal) else failure(error, model.name)
+            self._observer.failed(model, asked, failed, request.id if request else "")
+            if isinstance(error, _Gone):
+                return
             status, found, chunks = failed.status, {}, [error_body(failed.message)]
             if status == 503:
                 found["Retry-After"] = str(max(math.ceil(min(model.wait_seconds, LONGEST_RETRY)), 1))
@@ -66,16 +67,21 @@ class InferHandler:
         await send({"type": "http.response.start", "status": status, "headers": listed})
         await send({"type": "http.response.body", "body": content})
 
+    def _asked(self, scope: Scope, headers: dict[bytes, bytes]) -> Asked:
+        if not self._observer.wants_headers:
+            return Asked(time.perf_counter_ns(), "", {})
+        client = scope["client"]
+        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+        return Asked(time.perf_counter_ns(), f"{client[0]}:{client[1]}" if client else "", told)
+
     async def _run(
-        self, model: Model, headers: dict[bytes, bytes], body: bytes, client: object, began: int
+        self, model: Model, request: oip.InferRequest, client: object, asked: Asked
     ) -> tuple[dict[str, str], list[bytes]]:
-        length = headers.get(_HEADER_LENGTH)
-        request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
         decoded = time.perf_counter_ns()
         outputs, parameters, ran = await answer(model, request, alone=self._clients.alone(client))
         ended = time.perf_counter_ns()
         encoded = oip.encode_response(model.name, model.version, outputs, request=request, parameters=parameters)
-        model.statistics.succeeded(ran, began=began, decoded=decoded, ended=ended)
+        self._observer.succeeded(model, asked, request.id, ran, decoded=decoded, ended=ended)
         return encoded
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
@@ -108,10 +114,13 @@ class InferHandler:
 
 
 class _Refusal(Exception):
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, reason: FailureReason = "OTHER") -> None:
         super().__init__(message)
-        self.status = status
+        self.failure = Failure(status, "INVALID_ARGUMENT", reason, message)
 
 
-class _Gone(Exception):
-    """The client left before its body was there."""
+class _Gone(_Refusal):
+    """The client left before its body was there; 499 is what logs of nginx and others call that."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client left", "CANCELED")

@@ -6,6 +6,7 @@ Source: the protocol's model repository extension as Triton states it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from .model_folder import ModelFolder
 from .models import Model
 
 __all__ = ["IndexEntry", "Repository"]
+
+
+_log = logging.getLogger("edgesdk.cloud")
 
 
 class IndexEntry(NamedTuple):
@@ -126,6 +130,7 @@ class Repository:
                 raise
             gone = [model for version, model in here.items() if now.get(version) is not model]
             self._put(name, now)
+            _log.info("loaded", extra={"model": name, "versions": list(now)})
             await _retire(gone)
 
     async def unload(self, name: str) -> None:
@@ -140,6 +145,7 @@ class Repository:
             self.find(name)
             gone = list(self._models[name].values())
             self._put(name, {})
+            _log.info("unloaded", extra={"model": name})
             await _retire(gone)
 
     def close(self) -> None:

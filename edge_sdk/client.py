@@ -17,6 +17,7 @@ from .credentials import NO_CREDENTIALS, Credentials, read_token
 from .deadline import Deadline, DeadlineAdapter
 from .errors import RemoteError, RemoteRejected, RemoteTimeout, TensorError
 from .tensors import Array
+from .tracing import TRACE_HEADERS, Spans
 
 __all__ = ["Client", "RemoteTiming"]
 
@@ -90,6 +91,7 @@ class Client:
             self._session.cert = own if credentials.key is None else (own, str(credentials.key))
         self._session.trust_env = False  # no proxy or netrc lookups per request; features go where the user said
         self._prepared: dict[str, requests.PreparedRequest] = {}
+        self._spans = Spans()
 
     def metadata(self, model: str, version: str = "") -> dict[str, Any]:
         """The model's metadata as the server states it: name, versions, inputs, outputs, perhaps properties.
@@ -175,6 +177,7 @@ class Client:
         # A server that knows how long it is waited for need not run what nobody waits for any more.
         timed: oip.Parameters = {"timeout": round(self.timeout_s * 1e6), **(parameters or {})}
         headers, chunks = oip.encode_request(inputs, request_id, timed)
+        headers |= self._spans.headers()
         body = b"".join(chunks)
         sent = time.perf_counter()
         answer_headers, content, _, _ = self._send("POST", f"{_path(model, version)}/infer", headers, body)
@@ -257,6 +260,8 @@ class Client:
         if path not in self._prepared:
             self._prepared[path] = self._session.prepare_request(requests.Request(method, self.url + path))
         request = self._prepared[path]
+        for name in TRACE_HEADERS:  # of the call before
+            request.headers.pop(name, None)
         request.headers.update(headers or {})
         request.prepare_body(body, None)
         return request

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .credentials import NO_CREDENTIALS, Credentials
 from .errors import CollusionError, ConfigError, RemoteError
 from .remote import RemotePart
 from .tensors import Array, TensorSpec, check_feeds
+from .tracing import Spans
 
 __all__ = ["EdgeRuntime", "OnMissing", "Prediction", "StepTiming"]
 
@@ -120,6 +121,7 @@ class EdgeRuntime:
         # One thread a server: the calls wait, and all are under way at once.
         self._pool = ThreadPoolExecutor(max(len(urls), 1), thread_name_prefix="remote")
         self._random = np.random.default_rng(secrets.randbits(256))
+        self._spans = Spans()
 
     @property
     def image_spec(self) -> TensorSpec:
@@ -166,15 +168,21 @@ class EdgeRuntime:
         """
         if not self._remotes:
             raise RemoteError("no server address was given; pass servers=[…]")
+        with self._spans.span("predict", {"images": len(images)}):
+            return self._predict(images)
+
+    def _predict(self, images: Array) -> Prediction:
         start = time.perf_counter()
-        tensors = self.encode(images)
+        with self._spans.span("encode"):
+            tensors = self.encode(images)
         timing = StepTiming((time.perf_counter() - start) * 1e3, 0.0, 0.0, 0.0, 0.0)
         servers: dict[str, RemoteTiming] = {}
         missing: dict[str, RemoteError] = {}
         for parts in self._steps:
             began = time.perf_counter()
             if parts[0].placement == EDGE:
-                tensors.update(self._fuse(parts[0], tensors, len(images), missing))
+                with self._spans.span(parts[0].name):
+                    tensors.update(self._fuse(parts[0], tensors, len(images), missing))
                 timing = timing._replace(fuse_ms=timing.fuse_ms + (time.perf_counter() - began) * 1e3)
                 continue
             answers = self._ask(parts, tensors)
@@ -211,10 +219,11 @@ class EdgeRuntime:
         """The answers of remote parts that are asked at once; an error in place of one that may be missing."""
         refused = {**self._resting(parts), **self._admit(parts)}
         asked = [part for part in parts if part.name not in refused]
+        span = self._spans.current()
         if len(asked) == 1:
-            answered = [self._ask_one(asked[0], tensors)]
+            answered = [self._ask_one(asked[0], tensors, span)]
         else:
-            answered = list(self._pool.map(lambda part: self._ask_one(part, tensors), asked))
+            answered = list(self._pool.map(lambda part: self._ask_one(part, tensors, span), asked))
         by_name: dict[str, Answer | RemoteError] = dict(zip((part.name for part in asked), answered, strict=True))
         answers = [refused[part.name] if part.name in refused else by_name[part.name] for part in parts]
         errors = [answer for answer in answers if isinstance(answer, RemoteError)]
@@ -224,9 +233,12 @@ class EdgeRuntime:
             raise RemoteError(f"{len(errors)} of {len(parts)} servers failed: " + "; ".join(map(str, errors)))
         return answers
 
-    def _ask_one(self, part: Part, tensors: Mapping[str, Array]) -> Answer | RemoteError:
+    def _ask_one(self, part: Part, tensors: Mapping[str, Array], span: Any) -> Answer | RemoteError:
+        remote = self._remotes[part.name]
+        told = {"server.address": remote.url, "edgesdk.party": part.placement}
         try:
-            return self._remotes[part.name].ask({spec.name: tensors[spec.name] for spec in part.inputs})
+            with self._spans.request(f"ask {part.name}", span, told, apart=len(self._remotes) > 1):
+                return remote.ask({spec.name: tensors[spec.name] for spec in part.inputs})
         except RemoteError as error:
             return error
 

@@ -187,8 +187,10 @@ def serving(folder: Path | None, *options: str) -> Iterator[tuple[str, subproces
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
-        found = re.search(r"https?://\S+", line)
-        assert found, line + process.stderr.read()
+        found = re.search(r"https?://[^\s\"]+", line)
+        if not found:
+            process.kill()
+            pytest.fail(line + process.stderr.read())
         yield found.group(), process
     finally:
         process.kill()

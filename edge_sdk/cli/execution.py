@@ -24,6 +24,9 @@ BackendOption = Annotated[
     typer.Option(help="Library: on the CPU, or on an NVIDIA GPU, for which engines are built on first use."),
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="That the bundle was exported in.")]
+OtlpEndpoint = Annotated[
+    str | None, typer.Option(help="Send OpenTelemetry traces there, by OTLP over HTTP: http://HOST:4318.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="That an operator may use on the CPU; default: all cores.")]
 BatchWindow = Annotated[float, typer.Option(min=0, help="That an idle model waits for more requests to join.")]
 MaxWaiting = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .execution import BackendOption, Precision, PrecisionOption, Threads
+from .execution import BackendOption, OtlpEndpoint, Precision, PrecisionOption, Threads
 from .servers import (
     CaFile,
     Certificate,
@@ -43,6 +43,7 @@ def run(
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = Precision.FP32,
     threads: Threads = None,
+    otlp_endpoint: OtlpEndpoint = None,
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:
     """Classify images: encode here, finish on the server. Only features leave this machine."""
@@ -51,18 +52,21 @@ def run(
     from ..backends import Execution
     from ..images import fit_image
     from ..runtime import EdgeRuntime
+    from ..tracing import exporting
 
     urls = addresses(server, servers_file)
-    runtime = EdgeRuntime(
-        edge,
-        urls,
-        execution=Execution(backend, precision.value, threads),
-        timeout_s=timeout,
-        on_missing=on_missing,
-        allow_colocated=allow_colocated,
-        credentials=credentials(len(urls), token_file, ca_file, certificate, key),
-    )
-    with runtime:
+    with (
+        exporting(otlp_endpoint, "edgesdk-device"),
+        EdgeRuntime(
+            edge,
+            urls,
+            execution=Execution(backend, precision.value, threads),
+            timeout_s=timeout,
+            on_missing=on_missing,
+            allow_colocated=allow_colocated,
+            credentials=credentials(len(urls), token_file, ca_file, certificate, key),
+        ) as runtime,
+    ):
         labels = runtime.manifest.labels
         for name, image in _decoded(images):
             prediction = runtime.predict(fit_image(image, *runtime.image_size)[None])

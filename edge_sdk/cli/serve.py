@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
+from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -16,6 +17,7 @@ from .execution import (
     BatchWindow,
     MaxBatch,
     MaxWaiting,
+    OtlpEndpoint,
     Precision,
     PrecisionOption,
     Threads,
@@ -49,6 +51,9 @@ def serve(
     tls_cert: Path | None = typer.Option(None, help="PEM certificate: serve https."),
     tls_key: Path | None = typer.Option(None, help="PEM key of --tls-cert, where that file does not hold it."),
     tls_client_ca: Path | None = typer.Option(None, help="PEM: accept only clients that this authority signed."),
+    log_format: Literal["text", "json"] = typer.Option("text", help="Of the lines on standard error."),
+    log_requests: bool = typer.Option(False, "--log-requests", help="A line for each request; never of its values."),
+    otlp_endpoint: OtlpEndpoint = None,
     insecure: bool = typer.Option(
         False, "--insecure", help="Listen beyond this machine without TLS and tokens: behind a proxy that has them."
     ),
@@ -61,6 +66,7 @@ def serve(
         from cloud.app import Application
         from cloud.batcher import Batching
         from cloud.guard import Guard, Limits
+        from cloud.logs import configure
         from cloud.model_folder import ModelFolder, numbered
         from cloud.models import Model
         from cloud.repository import Repository
@@ -70,6 +76,7 @@ def serve(
         from cloud.tokens import TokenFile
     from ..backends import Execution
     from ..credentials import is_loopback
+    from ..tracing import exporting
 
     if bool(folders) == (model_repository is not None):
         raise typer.BadParameter("give servers' folders, or --model-repository; one of the two")
@@ -96,7 +103,12 @@ def serve(
     folder = ModelFolder(model_repository, open_model) if model_repository else None
     bundles = folder.all_bundles() if folder else numbered(open_party(each, "server") for each in folders or ())
     limit = max_body_mib * 2**20
-    with bind(host, port) as listener, closing(Repository(folder=folder if allow_load else None)) as repository:
+    configure(log_format, requests=log_requests)
+    with (
+        exporting(otlp_endpoint, "edgesdk-server"),
+        bind(host, port) as listener,
+        closing(Repository(folder if allow_load else None)) as repository,
+    ):
         for bundle, version in bundles:
             repository.add(open_model(bundle, version))
         app: ASGIApp = Application(repository, max_body_bytes=limit)
@@ -114,6 +126,9 @@ def serve(
             names = ", ".join(dict.fromkeys(model.name for model in repository)) or "no model"
             address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
             also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
-            typer.echo(f"{names} ready at {address}{also}", err=True)
+            if log_format == "json":
+                getLogger("edgesdk.cloud").info(f"{names} ready at {address}{also}")
+            else:
+                typer.echo(f"{names} ready at {address}{also}", err=True)
 
         run_server(app, listener, on_ready=ready, tls=tls, beside=beside)

@@ -1,0 +1,47 @@
+"""The server's log on standard error: lines for people, or a JSON object each for a collector."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Literal
+
+from pythonjsonlogger.msgspec import MsgspecFormatter
+
+__all__ = ["LogFormat", "configure"]
+
+LogFormat = Literal["text", "json"]
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+def configure(form: LogFormat, *, requests: bool) -> None:
+    """Set up all loggers of the process.
+
+    Args:
+        form: of the lines.
+        requests: whether each request gets a line.
+    """
+    handler = logging.StreamHandler()
+    if form == "json":
+        names = {"asctime": "time", "levelname": "level", "name": "logger"}
+        handler.setFormatter(
+            MsgspecFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names, datefmt=_ISO)
+        )
+    else:
+        handler.setFormatter(_Text("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt=_ISO))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("edgesdk").setLevel(logging.INFO)
+    logging.getLogger("edgesdk.requests").setLevel(logging.INFO if requests else logging.WARNING)
+
+
+_ISO = "%Y-%m-%dT%H:%M:%S%z"
+
+
+class _Text(logging.Formatter):
+    """Fields beside the message as ``name=value``; strings are quoted, so that no client writes a line of his own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        fields: dict[str, Any] = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        told = "".join(f" {key}={json.dumps(value)}" for key, value in fields.items())
+        return super().formatMessage(record) + told
