@@ -26,6 +26,7 @@ from .metrics import CONTENT_TYPE, exposition
 from .models import Model
 from .replies import EXTENSIONS, SERVER_NAME, error_body, json_answer
 from .repository import Repository
+from .status_page import status_routes
 
 __all__ = ["DEFAULT_MAX_BODY", "Application"]
 
@@ -70,6 +71,7 @@ class Application:
 
     def _routes(self) -> Starlette:
         routes = [
+            *status_routes(),
             Route("/v2", self._server_metadata),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),

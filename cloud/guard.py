@@ -11,12 +11,13 @@ from typing import NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .replies import NEEDS_TOKEN, error_body
+from .status_page import STATUS_PATHS
 from .tokens import TokenFile
 
 __all__ = ["Guard", "Limits", "RateLimit"]
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
-"""For the probes of an orchestrator, which has no token; they say nothing of the models."""
+OPEN_PATHS = frozenset(("/v2/health/live", "/v2/health/ready", *STATUS_PATHS))
+"""For an orchestrator's probes and a browser's first look, which have no token; they say nothing of the models."""
 
 MOST_CLIENTS = 10_000
 """Whose rates are remembered."""

@@ -228,7 +228,7 @@ def test_features_that_are_not_finite_get_400(server, value):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/other", 404),
         ("POST", "/v2/models/other/infer", 404),
