@@ -23,7 +23,7 @@ from edge_sdk.errors import EdgeSDKError
 from .answer import refusal
 from .infer import InferHandler
 from .metrics import CONTENT_TYPE, exposition
-from .models import Model
+from .models import ONNX, Model
 from .replies import EXTENSIONS, SERVER_NAME, error_body, json_answer
 from .repository import Repository
 from .status_page import status_routes
@@ -160,8 +160,8 @@ class Application:
         return json_answer(
             {
                 "name": model.name,
-                "platform": "onnxruntime_onnx",
-                "backend": "onnxruntime",
+                "platform": "onnxruntime_onnx" if model.platform == ONNX else model.platform,
+                "backend": "onnxruntime" if model.platform == ONNX else "tensorrt",
                 "max_batch_size": batching.max_batch,
                 "input": [_config(each) for each in oip.tensor_metadata(model.inputs)],
                 "output": [_config(each) for each in oip.tensor_metadata(model.outputs)],

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_sdk.backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
+from edge_sdk.backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
 from edge_sdk.bundle import PartyBundle
 from edge_sdk.errors import BackendError, TensorError, UnknownModelError
 from edge_sdk.tensors import Array, TensorSpec, batch_is_fixed, check_feeds
@@ -18,13 +18,14 @@ from edge_sdk.tensors import Array, TensorSpec, batch_is_fixed, check_feeds
 from .batcher import Batcher, Batching, Ran
 from .statistics import ModelStatistics
 
-__all__ = ["Model"]
+__all__ = ["ONNX", "TENSORRT", "Model"]
 
 WARM_RUNS = 5
 DRAIN_LOOKS = 0.02
 """Seconds between looks at whether a model that is unloaded still has work."""
 
-PLATFORMS: dict[BackendName, str] = {"onnxruntime": "onnx_onnxv1", "tensorrt": "tensorrt_plan"}
+ONNX, TENSORRT = "onnx_onnxv1", "tensorrt_plan"
+"""Libraries and their formats, as the protocol names them."""
 
 
 class Model:
@@ -48,7 +49,7 @@ class Model:
         backend: Backend,
         properties: dict[str, str],
         batching: Batching | None = None,
-        platform: str = PLATFORMS["onnxruntime"],
+        platform: str = ONNX,
         version: str = "1",
     ) -> None:
         self.name, self.version, self.platform = name, version, platform
@@ -78,7 +79,8 @@ class Model:
         """
         part = bundle.manifest.parts[0]
         backend = open_backend(part, bundle, execution)
-        return cls(part.name, backend, bundle.manifest.identity, batching, PLATFORMS[execution.backend], version)
+        platform = TENSORRT if execution.backend == "tensorrt" else ONNX
+        return cls(part.name, backend, bundle.manifest.identity, batching, platform, version)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from ..bundle import Part, PartyBundle, Precision
 from ..engine.build import EngineOptions
@@ -13,7 +13,8 @@ from ..tensors import Array, TensorSpec
 
 __all__ = ["DEFAULT_EXECUTION", "Backend", "BackendName", "Execution", "open_backend"]
 
-BackendName = Literal["onnxruntime", "tensorrt"]
+BackendName = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"]
+"""ONNX Runtime on the CPU, or on an NVIDIA GPU by its CUDA or TensorRT provider; TensorRT itself."""
 
 
 class Backend(Protocol):
@@ -43,10 +44,10 @@ class Execution(NamedTuple):
     """How a party runs its parts.
 
     Attributes:
-        backend: the library: ``onnxruntime`` (CPU) or ``tensorrt`` (GPU).
+        backend: the library, and on what.
         precision: that the bundle was exported in: ``fp32``, ``fp16`` or ``int8``.
         num_threads: that an operator may use on the CPU; None lets ONNX Runtime choose.
-        max_batch: largest batch that TensorRT builds for; ONNX Runtime takes any.
+        max_batch: largest batch that TensorRT builds for; ONNX Runtime by itself takes any.
     """
 
     backend: BackendName = "onnxruntime"
@@ -67,13 +68,16 @@ def open_backend(part: Part, bundle: PartyBundle, execution: Execution) -> Backe
         BackendError, DeviceError, MissingExtra: as the library's class says.
     """
     onnx = bundle.onnx(part, execution.precision)
-    if execution.backend == "onnxruntime":
+    library, _, provider = execution.backend.partition("-")
+    if library == "onnxruntime" and provider in ("", "cuda", "tensorrt"):
         from .onnxruntime import OnnxRuntimeBackend
+        from .providers import CPU, CUDA, tensorrt_provider
 
-        return OnnxRuntimeBackend(onnx, execution.num_threads)
+        found = CPU if not provider else CUDA if provider == "cuda" else tensorrt_provider(part, execution)
+        return OnnxRuntimeBackend(onnx, execution.num_threads, found)
     if execution.backend == "tensorrt":
         from .tensorrt import TensorRTBackend
 
         options = EngineOptions(precision=part.runs_in(execution.precision), max_batch=execution.max_batch)
         return TensorRTBackend(part.name, onnx, options)
-    raise ConfigError(f"no backend {execution.backend!r}; available: onnxruntime, tensorrt")
+    raise ConfigError(f"no backend {execution.backend!r}; available: {', '.join(get_args(BackendName))}")

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or by another of its execution providers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError
+from ..errors import BackendError, DeviceError
 from ..tensors import DTYPES, Array, TensorSpec
+from .providers import CPU, Provider
 
 if TYPE_CHECKING:
     from onnxruntime import NodeArg
@@ -29,14 +30,14 @@ class OnnxRuntimeBackend:
     Args:
         model: the ONNX file's content.
         num_threads: that one operator may use; None lets ONNX Runtime take all physical cores.
+        provider: that runs the model.
 
     Raises:
         BackendError: ONNX Runtime refuses the model.
+        DeviceError: this ONNX Runtime has no such provider, or it does not start; no other takes its place.
     """
 
-    max_batch: int | None = None
-
-    def __init__(self, model: bytes, num_threads: int | None = None) -> None:
+    def __init__(self, model: bytes, num_threads: int | None = None, provider: Provider = CPU) -> None:
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
@@ -48,10 +49,26 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = num_threads
         # Idle threads that spin would take the cores from whatever else runs on the device.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        available = onnxruntime.get_available_providers()
+        if provider.name not in available:
+            raise DeviceError(
+                f"ONNX Runtime {onnxruntime.__version__} here has {', '.join(available)}, not {provider.name}; "
+                "pip install onnxruntime-gpu in place of onnxruntime"
+            )
+        # What a GPU's provider cannot run, such as the arithmetic of shapes, runs on the CPU.
+        chosen = [provider] if provider.name == CPU.name else [provider, CPU]
+        providers = [(each.name, dict(each.options)) for each in chosen]
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+            self._session.disable_fallback()
         except Exception as error:  # the library raises classes of its own with no common base
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} refuses the model: {error}") from error
+        if self._session.get_providers()[0] != provider.name:
+            raise DeviceError(
+                f"{provider.name} does not start here: without a GPU, CUDA, or the libraries it was built for; "
+                "edgesdk doctor says what is missing"
+            )
+        self.max_batch = provider.max_batch
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]

@@ -20,8 +20,11 @@ class Precision(str, Enum):
 
 
 BackendOption = Annotated[
-    Literal["onnxruntime", "tensorrt"],
-    typer.Option(help="Library: on the CPU, or on an NVIDIA GPU, for which engines are built on first use."),
+    Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"],
+    typer.Option(
+        help="Library: ONNX Runtime on the CPU, or on an NVIDIA GPU by its provider for CUDA or TensorRT; or TensorRT "
+        "itself, for which engines are built on first use. Where it cannot run, nothing else does instead."
+    ),
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="That the bundle was exported in.")]
 OtlpEndpoint = Annotated[

@@ -283,6 +283,8 @@ def _library_times(
         onnx = bundle.onnx(loaded.part, execution.precision)
         layer_ms = layer_times(onnx, loaded.feeds, num_threads=execution.num_threads)
         return layer_ms, {}, peak_memory_bytes(onnx, batch, execution.num_threads)
+    if execution.backend != "tensorrt":
+        return {}, {}, None
     from ..backends.tensorrt import GpuTimes, TensorRTBackend
 
     assert isinstance(loaded.backend, TensorRTBackend)

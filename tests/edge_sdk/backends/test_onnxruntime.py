@@ -1,10 +1,16 @@
+import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from edge_sdk.backends import Execution, open_backend
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
-from edge_sdk.errors import BackendError
+from edge_sdk.backends.providers import tensorrt_provider
+from edge_sdk.bundle import open_party
+from edge_sdk.errors import BackendError, DeviceError
+from edge_sdk.profile.feeds import random_feeds
 from edge_sdk.tensors import TensorSpec
 
 
@@ -49,3 +55,42 @@ def test_threads_are_taken():
     onnx.checker.check_model(_model())
     with OnnxRuntimeBackend(_model(), num_threads=1) as backend:
         assert backend.run({"x": np.zeros((1, 3), np.float32)})["y"].shape == (1, 3)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(bundle, monkeypatch, tmp_path, backend):
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path))
+    if len(onnxruntime.get_available_providers()) > 2:
+        pytest.skip("this ONNX Runtime has a GPU's providers")
+    party = open_party(bundle / "server0")
+    with pytest.raises(DeviceError, match="onnxruntime-gpu in place of onnxruntime"):
+        open_backend(party.manifest.parts[0], party, Execution(backend))
+
+
+def test_tensorrt_is_told_the_batches_it_builds_for(bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    part = open_party(bundle / "server0").manifest.parts[0]
+    provider = tensorrt_provider(part, Execution("onnxruntime-tensorrt", "int8", max_batch=16))
+    assert provider.max_batch == 16
+    assert provider.options["trt_profile_min_shapes"] == "features:1x12x8x8"
+    assert provider.options["trt_profile_max_shapes"] == "features:16x12x8x8"
+    assert provider.options["trt_int8_enable"] == "1"
+    assert (tmp_path / "cache" / "onnxruntime-tensorrt").is_dir()
+    fixed = msgspec.structs.replace(part, inputs=(TensorSpec("features", "FP32", (2, 12, 8, 8)),), variants={})
+    provider = tensorrt_provider(fixed, Execution("onnxruntime-tensorrt", "int8", max_batch=16))
+    assert provider.max_batch is None
+    assert not any("profile" in name or "int8" in name for name in provider.options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_gpus_provider_gives_what_the_cpu_gives(bundle, monkeypatch, tmp_path, backend):
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path))
+    party = open_party(bundle / "server0")
+    part = party.manifest.parts[0]
+    feeds = random_feeds(part.inputs, 3)
+    with (
+        open_backend(part, party, Execution()) as cpu,
+        open_backend(part, party, Execution(backend, max_batch=4)) as gpu,
+    ):
+        np.testing.assert_allclose(gpu.run(feeds)["logits"], cpu.run(feeds)["logits"], atol=2e-3)
