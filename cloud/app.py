@@ -24,6 +24,7 @@ from .answer import refusal
 from .infer import InferHandler
 from .metrics import CONTENT_TYPE, exposition
 from .models import ONNX, Model
+from .openapi import description
 from .replies import EXTENSIONS, SERVER_NAME, error_body, json_answer
 from .repository import Repository
 from .status_page import status_routes
@@ -80,6 +81,7 @@ class Application:
             Route("/v2/repository/models/{name}/load", self._load, methods=["POST"]),
             Route("/v2/repository/models/{name}/unload", self._unload, methods=["POST"]),
             Route("/metrics", self._metrics),
+            Route("/openapi.json", self._description),
         ]
         for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
@@ -102,6 +104,9 @@ class Application:
 
     async def _metrics(self, request: Request) -> Response:
         return Response(exposition(self._repository), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _description(self, request: Request) -> Response:
+        return json_answer(description())
 
     async def _all_statistics(self, request: Request) -> Response:
         return json_answer({"model_stats": [model.statistics_json() for model in self._repository]})

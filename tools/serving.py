@@ -14,7 +14,14 @@ EDGESDK = (sys.executable, "-c", "import sys; sys.argv[0] = 'edgesdk'; from edge
 
 @contextmanager
 def process(command: Sequence[str]) -> Iterator[str]:
-    """A process that prints its address in its first line on standard error; terminated at the end."""
+    """The address of a process that prints it in its first line on standard error; terminated at the end."""
+    with process_of(command) as (url, _):
+        yield url
+
+
+@contextmanager
+def process_of(command: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same, and the process."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
         assert started.stderr is not None
         try:
@@ -22,7 +29,7 @@ def process(command: Sequence[str]) -> Iterator[str]:
             found = re.search(r"http://\S+", line)
             if not found:
                 sys.exit(f"a server did not start: {line}{started.stderr.read()}")
-            yield found.group()
+            yield found.group(), started
         finally:
             started.terminate()
 
