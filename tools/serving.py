@@ -26,7 +26,7 @@ def process_of(command: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[s
         assert started.stderr is not None
         try:
             line = started.stderr.readline()
-            found = re.search(r"http://\S+", line)
+            found = re.search(r'http://[^\s"]+', line)
             if not found:
                 sys.exit(f"a server did not start: {line}{started.stderr.read()}")
             yield found.group(), started
