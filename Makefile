@@ -28,6 +28,7 @@ check: setup  ## Lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint tools/docker/*.Dockerfile
 
 format: setup
 	$(BIN)/ruff check --fix .

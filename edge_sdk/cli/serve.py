@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import typer
 
-from ..bundle import PartyBundle, open_party
 from ..errors import ConfigError, needs_extra
 from .execution import (
     SERVER_BATCH,
@@ -22,9 +22,6 @@ from .execution import (
     PrecisionOption,
     Threads,
 )
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 
 def serve(
@@ -54,6 +51,9 @@ def serve(
     log_format: Literal["text", "json"] = typer.Option("text", help="Of the lines on standard error."),
     log_requests: bool = typer.Option(False, "--log-requests", help="A line for each request; never of its values."),
     otlp_endpoint: OtlpEndpoint = None,
+    engine: Literal["uvicorn", "ray"] = typer.Option("uvicorn", help="One process here, or replicas on Ray Serve."),
+    replicas: int = typer.Option(1, min=1, help="Of --engine ray, always."),
+    max_replicas: int | None = typer.Option(None, min=1, help="Of --engine ray, under load."),
     insecure: bool = typer.Option(
         False, "--insecure", help="Listen beyond this machine without TLS and tokens: behind a proxy that has them."
     ),
@@ -63,17 +63,12 @@ def serve(
     SIGTERM or Ctrl-C stops accepting, finishes what was accepted, and exits.
     """
     with needs_extra("cloud", "edgesdk serve"):
-        from cloud.app import Application
         from cloud.batcher import Batching
-        from cloud.guard import Guard, Limits
-        from cloud.logs import configure
-        from cloud.model_folder import ModelFolder, numbered
-        from cloud.models import Model
-        from cloud.repository import Repository
+        from cloud.guard import Limits
         from cloud.server import bind
         from cloud.server import run as run_server
+        from cloud.service import Service, Settings
         from cloud.tls import TLS
-        from cloud.tokens import TokenFile
     from ..backends import Execution
     from ..credentials import is_loopback
     from ..tracing import exporting
@@ -84,6 +79,11 @@ def serve(
         raise typer.BadParameter("--allow-load needs --model-repository")
     if tls_cert is None and (tls_key or tls_client_ca):
         raise typer.BadParameter("--tls-key and --tls-client-ca need --tls-cert")
+    on_ray = engine == "ray"
+    if on_ray and (grpc_port is not None or allow_load or otlp_endpoint):
+        raise typer.BadParameter("--grpc-port, --allow-load and --otlp-endpoint are not for --engine ray")
+    if not on_ray and (replicas, max_replicas) != (1, None):
+        raise typer.BadParameter("--replicas and --max-replicas are for --engine ray")
     guarded = tls_cert is not None and (token_file is not None or tls_client_ca is not None)
     if not is_loopback(host) and not guarded and not insecure:
         raise ConfigError(
@@ -93,42 +93,52 @@ def serve(
     tls = TLS(tls_cert, tls_key, tls_client_ca) if tls_cert else None
     if tls:
         tls.check()
-    tokens = TokenFile(token_file) if token_file else None
-    execution = Execution(backend, precision.value, threads, max_batch)
-    batching = Batching(max_batch, batch_window_ms / 1e3, max_waiting)
+    settings = Settings(
+        folders=tuple(folders or ()),
+        model_repository=model_repository,
+        allow_load=allow_load,
+        execution=Execution(backend, precision.value, threads, max_batch),
+        batching=Batching(max_batch, batch_window_ms / 1e3, max_waiting),
+        limits=Limits(max_rate, max_concurrency),
+        token_file=token_file,
+        max_body_bytes=max_body_mib * 2**20,
+        log_format=log_format,
+        log_requests=log_requests,
+    )
 
-    def open_model(bundle: PartyBundle, version: str) -> Model:
-        return Model.of_bundle(bundle, execution, batching, version)
+    def ready(names: Iterable[str], port: int, also: str = "") -> None:
+        address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        text = f"{', '.join(dict.fromkeys(names)) or 'no model'} ready at {address}{also}"
+        if log_format == "json":
+            getLogger("edgesdk.cloud").info(text)
+        else:
+            typer.echo(text, err=True)
 
-    folder = ModelFolder(model_repository, open_model) if model_repository else None
-    bundles = folder.all_bundles() if folder else numbered(open_party(each, "server") for each in folders or ())
-    limit = max_body_mib * 2**20
-    configure(log_format, requests=log_requests)
+    if on_ray:
+        from cloud.logs import configure
+        from cloud.ray_serve import Replicas
+        from cloud.ray_serve import run as run_on_ray
+
+        configure(log_format, requests=log_requests)
+        names = [bundle.manifest.parts[0].name for bundle, _ in settings.bundles()]
+        gpus = 0.0 if backend == "onnxruntime" else 1.0
+        wanted = Replicas(replicas, max_replicas or replicas, float(threads or 1), gpus, max_waiting)
+        run_on_ray(settings, wanted, host, port, on_ready=lambda port: ready(names, port), tls=tls)
+        return
     with (
         exporting(otlp_endpoint, "edgesdk-server"),
         bind(host, port) as listener,
-        closing(Repository(folder if allow_load else None)) as repository,
+        closing(Service(settings)) as service,
     ):
-        for bundle, version in bundles:
-            repository.add(open_model(bundle, version))
-        app: ASGIApp = Application(repository, max_body_bytes=limit)
-        limits = Limits(max_rate, max_concurrency)
-        if tokens or any(limits):
-            app = Guard(app, tokens, limits)
         beside = None
         if grpc_port is not None:
             with needs_extra("grpc", "edgesdk serve --grpc-port"):
                 from cloud.grpc_service import GrpcServer
-            beside = GrpcServer(repository, host, grpc_port, max_body_bytes=limit, tls=tls, tokens=tokens)
+            limit, tokens = settings.max_body_bytes, service.tokens
+            beside = GrpcServer(service.repository, host, grpc_port, max_body_bytes=limit, tls=tls, tokens=tokens)
 
-        def ready() -> None:
-            shown = f"[{host}]" if ":" in host else host
-            names = ", ".join(dict.fromkeys(model.name for model in repository)) or "no model"
-            address = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
-            also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
-            if log_format == "json":
-                getLogger("edgesdk.cloud").info(f"{names} ready at {address}{also}")
-            else:
-                typer.echo(f"{names} ready at {address}{also}", err=True)
+        def on_ready() -> None:
+            also = f" and by gRPC at {host}:{beside.port}" if beside else ""
+            ready((model.name for model in service.repository), listener.getsockname()[1], also)
 
-        run_server(app, listener, on_ready=ready, tls=tls, beside=beside)
+        run_server(service.app, listener, on_ready=on_ready, tls=tls, beside=beside)

@@ -1,0 +1,125 @@
+"""The same application on Ray Serve: replicas on the machines of a cluster, that come and go with the load.
+
+Each replica is a whole application, its batcher included, so that requests are joined by one rule on every engine.
+Ray's proxies do what our server does with connections. All of it is one operator's: Ray moves requests between its
+processes by pickle, and trusts whoever joins the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edge_sdk.errors import DeviceError, needs_extra
+
+from .server import bind
+from .service import Service, Settings
+from .tls import TLS
+
+__all__ = ["Replicas", "run"]
+
+APPLICATION = "edgesdk"
+DRAIN_SECONDS = 30.0
+
+
+class Replicas(NamedTuple):
+    """How many, and what each needs.
+
+    Attributes:
+        least: that always run.
+        most: that run under load.
+        num_cpus: that Ray sets aside for each.
+        num_gpus: likewise.
+        max_ongoing: requests that one works on or has waiting; as many again may wait at a proxy, more are refused.
+    """
+
+    least: int
+    most: int
+    num_cpus: float
+    num_gpus: float
+    max_ongoing: int
+
+
+def run(
+    settings: Settings,
+    replicas: Replicas,
+    host: str,
+    port: int,
+    *,
+    on_ready: Callable[[int], None],
+    tls: TLS | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; then let the replicas finish what they accepted, and end.
+
+    Joins the cluster that RAY_ADDRESS names; without one, starts Ray on this machine.
+
+    Args:
+        settings: of the service in each replica; its paths must be the same on all machines of the cluster.
+        replicas: how many of them.
+        host: that each machine's proxy listens on.
+        port: likewise; 0 takes one that is free here.
+        on_ready: called with the port once all replicas of the least number answer.
+        tls: None serves in the clear.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        DeviceError: the address cannot be listened on, or no replica starts.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys():
+        # Ray listens on all addresses, and runs whatever it is sent: only for who knows a token that no one else does.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with needs_extra("ray", "edgesdk serve --engine ray"):
+        import ray
+        from ray import serve
+        from ray.serve.config import HTTPOptions
+
+    with bind(host, port) as free:  # for one clear error
+        port = free.getsockname()[1]
+    stop = threading.Event()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        certificates = {}
+        if tls is not None:
+            certificates = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key or tls.certificate)}
+            if tls.client_ca is not None:
+                certificates["ssl_ca_certs"] = str(tls.client_ca)
+        serve.start(http_options=HTTPOptions(host=host, port=port, **certificates))
+        deployment = serve.deployment(
+            serve.ingress(lambda: Service(settings).app)(),
+            name=APPLICATION,
+            max_ongoing_requests=replicas.max_ongoing,
+            max_queued_requests=replicas.max_ongoing,
+            graceful_shutdown_timeout_s=DRAIN_SECONDS,
+            ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+            **_count(replicas),
+        )
+        try:
+            serve.run(deployment.bind(), name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            raise DeviceError(f"Ray starts no replica: {str(error).splitlines()[0]}") from error
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        on_ready(port)
+        stop.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _count(replicas: Replicas) -> dict[str, object]:
+    if replicas.most <= replicas.least:
+        return {"num_replicas": replicas.least}
+    scaling = {
+        "min_replicas": replicas.least,
+        "max_replicas": replicas.most,
+        # A replica is busy long before its queue is full: half of a full one is where another is worth starting.
+        "target_ongoing_requests": max(replicas.max_ongoing / 2, 1.0),
+    }
+    return {"autoscaling_config": scaling}

@@ -1,0 +1,97 @@
+"""All that a server is besides its sockets: models, application and guard, from settings that any process can take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from starlette.types import ASGIApp
+
+from edge_sdk.backends import DEFAULT_EXECUTION, Execution
+from edge_sdk.bundle import PartyBundle, open_party
+
+from .app import DEFAULT_MAX_BODY, Application
+from .batcher import Batching
+from .guard import Guard, Limits
+from .logs import LogFormat, configure
+from .model_folder import ModelFolder, numbered
+from .models import Model
+from .repository import Repository
+from .tokens import TokenFile
+
+__all__ = ["Service", "Settings"]
+
+
+class Settings(NamedTuple):
+    """What is served, and how.
+
+    Attributes:
+        folders: servers' folders of bundles; those of one name are versions, as they come.
+        model_repository: in their place, a folder with ``NAME/VERSION/``.
+        allow_load: whether clients may load and unload what the repository has.
+        execution: how the models are run.
+        batching: how requests are joined.
+        limits: of requests.
+        token_file: of the tokens to accept; None asks for none.
+        max_body_bytes: longer bodies are refused.
+        log_format: of the lines on standard error.
+        log_requests: whether each request gets a line.
+    """
+
+    folders: tuple[Path, ...] = ()
+    model_repository: Path | None = None
+    allow_load: bool = False
+    execution: Execution = DEFAULT_EXECUTION
+    batching: Batching = Batching()
+    limits: Limits = Limits()
+    token_file: Path | None = None
+    max_body_bytes: int = DEFAULT_MAX_BODY
+    log_format: LogFormat = "text"
+    log_requests: bool = False
+
+    def bundles(self) -> list[tuple[PartyBundle, str]]:
+        """What is served, verified, with versions.
+
+        Raises:
+            BundleError: a folder is damaged, or not a server's.
+            ConfigError: there is no such repository.
+        """
+        if self.model_repository is not None:
+            return self.folder(self.model_repository).all_bundles()
+        return numbered(open_party(folder, "server") for folder in self.folders)
+
+    def folder(self, path: Path) -> ModelFolder:
+        """The repository on disk."""
+        return ModelFolder(path, self.open_model)
+
+    def open_model(self, bundle: PartyBundle, version: str) -> Model:
+        """A model, loaded and warm."""
+        return Model.of_bundle(bundle, self.execution, self.batching, version)
+
+
+class Service:
+    """Models that are loaded and warm, and the application that serves them.
+
+    Args:
+        settings: of it.
+
+    Raises:
+        BundleError, BackendError, DeviceError, MissingExtra: a model cannot be served.
+        CollusionError: two of the folders are parts of one bundle.
+        ConfigError: there is no such repository or token file.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        configure(settings.log_format, requests=settings.log_requests)
+        path = settings.model_repository if settings.allow_load else None
+        self.repository = Repository(settings.folder(path) if path else None)
+        self.tokens = TokenFile(settings.token_file) if settings.token_file else None
+        for bundle, version in settings.bundles():
+            self.repository.add(settings.open_model(bundle, version))
+        self.app: ASGIApp = Application(self.repository, max_body_bytes=settings.max_body_bytes)
+        if self.tokens or any(settings.limits):
+            self.app = Guard(self.app, self.tokens, settings.limits)
+
+    def close(self) -> None:
+        """Free the models."""
+        self.repository.close()

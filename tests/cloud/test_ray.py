@@ -1,0 +1,96 @@
+"""Replicas on a real Ray of this machine."""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.client import Client
+from edge_sdk.credentials import Credentials
+from edge_sdk.errors import RemoteError
+
+from ..conftest import edgesdk_here, serving
+
+FEATURES = np.random.default_rng(1).random((16, 12, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--engine", "ray", "--grpc-port", "0"], "not for --engine ray"),
+        (["--replicas", "2"], "are for --engine ray"),
+    ],
+)
+def test_wrong_usage(bundle, options, words):
+    done = edgesdk_here("serve", bundle / "server0", *options)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+
+
+def _replicas() -> set[int]:
+    """Their processes."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if folder.joinpath("cmdline").read_bytes().startswith(b"ray::ServeReplica:edgesdk"):
+                found.add(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_replica_loses_no_answer_and_is_replaced(bundle, tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'edgesdk[ray]'")
+    with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
+        expected = backend.run({"features": FEATURES})["logits"]
+    token = tmp_path / "token"
+    token.write_text("secret")
+    options = ("--engine", "ray", "--replicas", "2", "--threads", "1", "--token-file", str(token))
+    found: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def ask_once(client: Client, row: int) -> str:
+        try:
+            outputs, _ = client.infer("tail", {"features": FEATURES[row : row + 1]})
+        except RemoteError as error:
+            return str(error)
+        return "right" if np.allclose(outputs["logits"][0], expected[row], atol=1e-4) else "wrong"
+
+    def ask(url: str, row: int) -> None:
+        with Client(url, timeout_s=30, credentials=Credentials(token_file=token)) as client:
+            while not stop.is_set():
+                found[ask_once(client, row)] += 1
+
+    with serving(bundle / "server0", *options) as (url, process):
+        before = _replicas()
+        assert len(before) == 2
+        assert requests.get(f"{url}/v2/models/tail").status_code == 401
+        threads = [threading.Thread(target=ask, args=(url, row)) for row in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(3)
+        os.kill(before.pop(), signal.SIGKILL)
+        time.sleep(1)
+        end = time.monotonic() + 60
+        while len(_replicas() - before) < 1 and time.monotonic() < end:
+            time.sleep(0.5)
+        right = found["right"]
+        time.sleep(5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert len(_replicas()) == 2
+        assert found["right"] > right > 0
+        assert not found["wrong"]
+        # Those that the killed one was working on were told so; nobody waited in vain.
+        assert sum(found.values()) - found["right"] <= len(threads)
+        process.terminate()
+        assert process.wait(60) == 0
+    assert not _replicas()
