@@ -13,7 +13,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edge_sdk.errors import DeviceError, needs_extra
 
@@ -76,16 +76,17 @@ def run(
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with needs_extra("ray", "edgesdk serve --engine ray"):
         import ray
-        from ray import serve
+        import ray.serve
         from ray.serve.config import HTTPOptions
 
+    serve: Any = ray.serve  # its types fit neither its documents nor themselves
     with bind(host, port) as free:  # for one clear error
         port = free.getsockname()[1]
     stop = threading.Event()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        certificates = {}
+        certificates: dict[str, Any] = {}
         if tls is not None:
             certificates = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key or tls.certificate)}
             if tls.client_ca is not None:
@@ -113,7 +114,7 @@ def run(
         ray.shutdown()
 
 
-def _count(replicas: Replicas) -> dict[str, object]:
+def _count(replicas: Replicas) -> dict[str, Any]:
     if replicas.most <= replicas.least:
         return {"num_replicas": replicas.least}
     scaling = {
