@@ -103,13 +103,13 @@ class Application:
         return json_answer({"name": SERVER_NAME, "version": edge_sdk.__version__, "extensions": EXTENSIONS})
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(exposition(self._repository), headers={"Content-Type": CONTENT_TYPE})
+        return Response(exposition(self._repository.statistics()), headers={"Content-Type": CONTENT_TYPE})
 
     async def _description(self, request: Request) -> Response:
         return json_answer(description())
 
     async def _all_statistics(self, request: Request) -> Response:
-        return json_answer({"model_stats": [model.statistics_json() for model in self._repository]})
+        return json_answer({"model_stats": self._repository.statistics_json()})
 
     async def _index(self, request: Request) -> Response:
         asked = await self._body(request)
@@ -140,7 +140,8 @@ class Application:
         return found
 
     async def _model_statistics(self, request: Request) -> Response:
-        return json_answer({"model_stats": [self._model(request).statistics_json()]})
+        model = self._model(request)
+        return json_answer({"model_stats": self._repository.statistics_json(model)})
 
     async def _model_ready(self, request: Request) -> Response:
         return json_answer({"name": self._model(request).name, "ready": True})

@@ -19,6 +19,8 @@ import numpy as np
 from edge_sdk.errors import ExpiredError, OverloadError
 from edge_sdk.tensors import Array
 
+from .tally import Tally
+
 __all__ = ["Batcher", "Batching", "Ran"]
 
 CHEAP_SECONDS = 100e-6
@@ -89,8 +91,8 @@ class Batcher:
         self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
-        self.executions: dict[int, tuple[int, int]] = {}
-        """By rows of a batch: how many ran, and nanoseconds they took."""
+        self.executions: dict[int, Tally] = {}
+        """Of batches, by rows."""
 
     @property
     def num_waiting(self) -> int:
@@ -224,8 +226,9 @@ class Batcher:
                     waiting.future.set_exception(found)
             return
         self._seconds_per_row = (ended - began) / rows / 1e9
-        count, took = self.executions.get(rows, (0, 0))
-        self.executions[rows] = (count + 1, took + ended - began)
+        if rows not in self.executions:
+            self.executions[rows] = Tally()
+        self.executions[rows].add(ended - began)
         start = 0
         for waiting in batch:
             share = found

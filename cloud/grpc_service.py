@@ -133,8 +133,8 @@ class GrpcServer:
         )
 
     async def _statistics(self, request: Any, context: Context) -> Message:
-        asked = [self._repository.find(request.name, request.version)] if request.name else self._repository
-        found = [model.statistics_json() for model in asked]
+        model = self._repository.find(request.name, request.version) if request.name else None
+        found = self._repository.statistics_json(model)
         return messages.ModelStatisticsResponse(model_stats=[messages.ModelStatistics(**each) for each in found])
 
     async def _index(self, request: Any, context: Context) -> Message:

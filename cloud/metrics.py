@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from .models import Model
+from .repository import AllStatistics
 from .statistics import REQUEST_SECONDS, ModelStatistics
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -20,44 +20,42 @@ BATCH_ROWS = tuple(2**i for i in range(9))
 LABELS = ("model", "version")
 
 
-def exposition(models: Iterable[Model]) -> bytes:
+def exposition(statistics: AllStatistics) -> bytes:
     """The text format, version 0.0.4, of all counts of these models."""
     registry = CollectorRegistry()
-    registry.register(_Models(tuple(models)))
+    registry.register(_Models(statistics))
     return generate_latest(registry)
 
 
 class _Models(Collector):
-    def __init__(self, models: tuple[Model, ...]) -> None:
-        self._models = models
+    def __init__(self, statistics: AllStatistics) -> None:
+        self._models = [(dict(zip(LABELS, names, strict=True)), found) for names, found in statistics.items()]
 
     def collect(self) -> Iterator[Metric]:
         for name, text, value in _COUNTERS:
             # "unknown", not "counter": the library would put _total behind Triton's names.
             counter = Metric(name, text, "unknown")
-            for model in self._models:
-                counter.add_sample(name, _labels(model), value(model.statistics))
+            for labels, found in self._models:
+                counter.add_sample(name, labels, value(found))
             yield counter
-        executed = Metric("nv_inference_exec_count", "Batches that ran", "unknown")
         failed = Metric("nv_inference_request_failure", "Requests without an answer", "unknown")
         waiting = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait", labels=LABELS)
         durations = HistogramMetricFamily("edgesdk_request_seconds", "From body read to answer made", labels=LABELS)
         batches = HistogramMetricFamily("edgesdk_batch_rows", "Rows of the batches that ran", labels=LABELS)
-        for model in self._models:
-            labels, found = _labels(model), model.statistics
-            executed.add_sample(executed.name, labels, model.execution_count)
+        for labels, found in self._models:
             for reason, tally in found.failures.items():
                 failed.add_sample(failed.name, {**labels, "reason": reason}, tally.count)
-            waiting.add_metric(list(labels.values()), model.num_waiting)
+            waiting.add_metric(list(labels.values()), found.waiting)
             bounds = [*map(str, REQUEST_SECONDS), "+Inf"]
             buckets = list(zip(bounds, accumulate(found.durations), strict=True))
             durations.add_metric(list(labels.values()), buckets, found.success.ns / 1e9)
-            batches.add_metric(list(labels.values()), *_batch_rows(model))
-        yield from (executed, failed, waiting, durations, batches)
+            batches.add_metric(list(labels.values()), *_batch_rows(found))
+        yield from (failed, waiting, durations, batches)
 
 
 _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
     ("nv_inference_request_success", "Requests that were answered", lambda s: s.success.count),
+    ("nv_inference_exec_count", "Batches that ran", lambda s: s.execution_count),
     ("nv_inference_count", "Rows of the requests that were answered", lambda s: s.inference_count),
     ("nv_inference_request_duration_us", "Microseconds from body read to answer made", lambda s: s.success.ns / 1e3),
     ("nv_inference_queue_duration_us", "Microseconds that requests waited", lambda s: s.queue.ns / 1e3),
@@ -67,13 +65,9 @@ _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
 )
 
 
-def _labels(model: Model) -> dict[str, str]:
-    return dict(zip(LABELS, (model.name, model.version), strict=True))
-
-
-def _batch_rows(model: Model) -> tuple[list[tuple[str, float]], float]:
+def _batch_rows(found: ModelStatistics) -> tuple[list[tuple[str, float]], float]:
     """Buckets of a histogram, and the sum of all rows."""
-    counts = {rows: count for rows, (count, _) in model.executions.items()}
+    counts = {rows: tally.count for rows, tally in found.executions.items()}
     up_to = [sum(count for rows, count in counts.items() if rows <= bound) for bound in BATCH_ROWS]
-    buckets = [*zip(map(str, BATCH_ROWS), map(float, up_to), strict=True), ("+Inf", float(model.execution_count))]
+    buckets = [*zip(map(str, BATCH_ROWS), map(float, up_to), strict=True), ("+Inf", float(found.execution_count))]
     return buckets, float(sum(rows * count for rows, count in counts.items()))

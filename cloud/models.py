@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +53,6 @@ class Model:
     ) -> None:
         self.name, self.version, self.platform = name, version, platform
         self.properties = properties
-        self.statistics = ModelStatistics()
         self._backend = backend
         batching = batching or Batching()
         if batch_is_fixed((*backend.inputs, *backend.outputs)):
@@ -62,6 +60,7 @@ class Model:
         self.batching = batching
         self._closing = False
         self._batcher = Batcher(f"model-{name}", backend.run, batching, self._warm_up())
+        self._statistics = ModelStatistics(executions=self._batcher.executions)
 
     @classmethod
     def of_bundle(
@@ -91,33 +90,15 @@ class Model:
         return self._backend.outputs
 
     @property
-    def num_waiting(self) -> int:
-        """Requests that wait."""
-        return self._batcher.num_waiting
+    def statistics(self) -> ModelStatistics:
+        """Since it was loaded, up to now."""
+        self._statistics.waiting = self._batcher.num_waiting
+        return self._statistics
 
     @property
     def wait_seconds(self) -> float:
         """How long a new request would wait, about; infinite before the first run."""
         return self._batcher.wait_seconds
-
-    @property
-    def executions(self) -> dict[int, tuple[int, int]]:
-        """By rows of a batch: how many ran, and nanoseconds they took."""
-        return self._batcher.executions
-
-    @property
-    def execution_count(self) -> int:
-        """Batches that ran."""
-        return sum(count for count, _ in self.executions.values())
-
-    def statistics_json(self) -> dict[str, Any]:
-        """Its entry of ``model_stats`` of the protocol's statistics extension."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "execution_count": self.execution_count,
-            **self.statistics.as_json(self.executions),
-        }
 
     async def infer(self, feeds: Mapping[str, Array], *, deadline: float | None = None, alone: bool = False) -> Ran:
         """Check the arrays against the model's inputs, wait for the model, run it.

@@ -8,18 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edge_sdk.bundle import BUNDLE_KEY, PARTY_KEY
 from edge_sdk.errors import CollusionError, EdgeSDKError, ForbiddenError, UnknownModelError
 
 from .model_folder import ModelFolder
 from .models import Model
+from .statistics import ModelStatistics
 
-__all__ = ["IndexEntry", "Repository"]
+__all__ = ["AllStatistics", "IndexEntry", "Repository"]
 
 
 _log = logging.getLogger("edgesdk.cloud")
+
+
+AllStatistics = dict[tuple[str, str], ModelStatistics]
+"""By name and version."""
 
 
 class IndexEntry(NamedTuple):
@@ -45,6 +50,8 @@ class Repository:
         self._changing = asyncio.Lock()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a model has come or gone."""
+        self.siblings: Callable[[], Iterable[AllStatistics]] = tuple
+        """Gives the statistics of this server's other processes."""
 
     def add(self, model: Model) -> None:
         """Serve a model, of another name or version than those here.
@@ -75,6 +82,24 @@ class Repository:
     def versions(self, name: str) -> list[str]:
         """Those of a model that are loaded, the highest last."""
         return sorted(self._models.get(name, {}), key=int)
+
+    def statistics(self) -> AllStatistics:
+        """Of each model here, and of the same models in the other processes of this server."""
+        found = self.own_statistics()
+        for others in self.siblings():
+            for key, statistics in others.items():
+                found[key] = found[key] + statistics if key in found else statistics
+        return found
+
+    def own_statistics(self) -> AllStatistics:
+        """Of each model in this process."""
+        return {(model.name, model.version): model.statistics for model in self}
+
+    def statistics_json(self, model: Model | None = None) -> list[dict[str, Any]]:
+        """``model_stats`` of the statistics extension: of one model, or of all."""
+        found = self.statistics()
+        asked = found if model is None else [(model.name, model.version)]
+        return [found[key].as_json(*key) for key in asked]
 
     def index(self, *, ready: bool = False) -> list[IndexEntry]:
         """What is loaded, and what could be.

@@ -17,7 +17,7 @@ from edge_sdk.errors import DeviceError, reason
 from .protocol import GuardedProtocol
 from .tls import TLS
 
-__all__ = ["bind", "run"]
+__all__ = ["DRAIN_SECONDS", "bind", "run"]
 
 DRAIN_SECONDS = 30
 

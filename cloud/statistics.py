@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from .batcher import Ran
+from .tally import Tally
 
-__all__ = ["REQUEST_SECONDS", "FailureReason", "ModelStatistics", "Tally"]
+__all__ = ["REQUEST_SECONDS", "FailureReason", "ModelStatistics"]
+
+K = TypeVar("K")
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
 """Triton's: refused by a full queue or a deadline; the client went; the library failed; all else."""
@@ -17,35 +22,50 @@ REQUEST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 """Upper bounds of the histogram of request durations."""
 
 
-class Tally:
-    """How often something happened, and nanoseconds that it took in all."""
+class ModelStatistics(msgspec.Struct):
+    """Of one model since it was loaded; written and read on the event loop alone.
 
-    __slots__ = ("count", "ns")
+    Attributes:
+        success, queue, compute_input, compute_infer, compute_output: of requests, as the statistics extension has them.
+        failures: of requests, by reason.
+        executions: of batches, by rows.
+        inference_count: rows that were answered.
+        last_inference_ms: since 1970.
+        durations: successful requests by duration: at most each of ``REQUEST_SECONDS``, and above the last.
+        waiting: requests that wait, when it was last looked at.
+    """
 
-    def __init__(self) -> None:
-        self.count = self.ns = 0
+    success: Tally = msgspec.field(default_factory=Tally)
+    queue: Tally = msgspec.field(default_factory=Tally)
+    compute_input: Tally = msgspec.field(default_factory=Tally)
+    compute_infer: Tally = msgspec.field(default_factory=Tally)
+    compute_output: Tally = msgspec.field(default_factory=Tally)
+    failures: dict[FailureReason, Tally] = {}
+    executions: dict[int, Tally] = {}
+    inference_count: int = 0
+    last_inference_ms: int = 0
+    durations: list[int] = msgspec.field(default_factory=lambda: [0] * (len(REQUEST_SECONDS) + 1))
+    waiting: int = 0
 
-    def add(self, ns: int) -> None:
-        """It happened once more."""
-        self.count += 1
-        self.ns += ns
+    @property
+    def execution_count(self) -> int:
+        """Batches that ran."""
+        return sum(tally.count for tally in self.executions.values())
 
-    def as_json(self) -> dict[str, int]:
-        """As the statistics extension has it."""
-        return {"count": self.count, "ns": self.ns}
-
-
-class ModelStatistics:
-    """Of one model since it was loaded; written and read on the event loop alone."""
-
-    def __init__(self) -> None:
-        self.success, self.queue = Tally(), Tally()
-        self.compute_input, self.compute_infer, self.compute_output = Tally(), Tally(), Tally()
-        self.failures: dict[FailureReason, Tally] = {}
-        self.inference_count = 0
-        self.last_inference_ms = 0
-        self.durations = [0] * (len(REQUEST_SECONDS) + 1)
-        """Successful requests by duration: at most each bound, and above the last."""
+    def __add__(self, other: ModelStatistics) -> ModelStatistics:
+        return ModelStatistics(
+            success=self.success + other.success,
+            queue=self.queue + other.queue,
+            compute_input=self.compute_input + other.compute_input,
+            compute_infer=self.compute_infer + other.compute_infer,
+            compute_output=self.compute_output + other.compute_output,
+            failures=_added(self.failures, other.failures),
+            executions=_added(self.executions, other.executions),
+            inference_count=self.inference_count + other.inference_count,
+            last_inference_ms=max(self.last_inference_ms, other.last_inference_ms),
+            durations=[a + b for a, b in zip(self.durations, other.durations, strict=True)],
+            waiting=self.waiting + other.waiting,
+        )
 
     def succeeded(self, ran: Ran, *, began: int, decoded: int, ended: int) -> None:
         """Note a request that is answered now.
@@ -71,36 +91,36 @@ class ModelStatistics:
         """Note a request that was not."""
         self.failures.setdefault(reason, Tally()).add(request_ns)
 
-    def as_json(self, executions: dict[int, tuple[int, int]]) -> dict[str, Any]:
-        """One entry of ``model_stats`` of the protocol's statistics extension, as Triton states it.
-
-        Args:
-            executions: by rows of a batch: how many ran, and nanoseconds they took.
-        """
-        fail, unused = Tally(), Tally().as_json()
-        for tally in self.failures.values():
-            fail.count += tally.count
-            fail.ns += tally.ns
+    def as_json(self, name: str, version: str) -> dict[str, Any]:
+        """The model's entry of ``model_stats`` of the protocol's statistics extension, as Triton states it."""
+        unused = Tally()
         return {
+            "name": name,
+            "version": version,
             "last_inference": self.last_inference_ms,
             "inference_count": self.inference_count,
+            "execution_count": self.execution_count,
             "inference_stats": {
                 "success": self.success.as_json(),
-                "fail": fail.as_json(),
+                "fail": sum(self.failures.values(), unused).as_json(),
                 "queue": self.queue.as_json(),
                 "compute_input": self.compute_input.as_json(),
                 "compute_infer": self.compute_infer.as_json(),
                 "compute_output": self.compute_output.as_json(),
-                "cache_hit": unused,
-                "cache_miss": unused,
+                "cache_hit": unused.as_json(),
+                "cache_miss": unused.as_json(),
             },
             "batch_stats": [
                 {
                     "batch_size": rows,
-                    "compute_input": unused,
-                    "compute_infer": {"count": count, "ns": ns},
-                    "compute_output": unused,
+                    "compute_input": unused.as_json(),
+                    "compute_infer": tally.as_json(),
+                    "compute_output": unused.as_json(),
                 }
-                for rows, (count, ns) in sorted(executions.items())
+                for rows, tally in sorted(self.executions.items())
             ],
         }
+
+
+def _added(some: dict[K, Tally], others: dict[K, Tally]) -> dict[K, Tally]:
+    return {key: some.get(key, Tally()) + others.get(key, Tally()) for key in {**some, **others}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import closing
 from logging import getLogger
@@ -51,6 +52,9 @@ def serve(
     log_format: Literal["text", "json"] = typer.Option("text", help="Of the lines on standard error."),
     log_requests: bool = typer.Option(False, "--log-requests", help="A line for each request; never of its values."),
     otlp_endpoint: OtlpEndpoint = None,
+    workers: int = typer.Option(
+        1, min=1, help="Processes that share the port; each has --threads, limits and a queue of its own."
+    ),
     engine: Literal["uvicorn", "ray"] = typer.Option("uvicorn", help="One process here, or replicas on Ray Serve."),
     replicas: int = typer.Option(1, min=1, help="Of --engine ray, always."),
     max_replicas: int | None = typer.Option(None, min=1, help="Of --engine ray, under load."),
@@ -65,6 +69,7 @@ def serve(
     with needs_extra("cloud", "edgesdk serve"):
         from cloud.batcher import Batching
         from cloud.guard import Limits
+        from cloud.logs import configure
         from cloud.server import bind
         from cloud.server import run as run_server
         from cloud.service import Service, Settings
@@ -79,6 +84,8 @@ def serve(
         raise typer.BadParameter("--allow-load needs --model-repository")
     if tls_cert is None and (tls_key or tls_client_ca):
         raise typer.BadParameter("--tls-key and --tls-client-ca need --tls-cert")
+    if workers > 1 and (grpc_port is not None or allow_load or otlp_endpoint or engine == "ray"):
+        raise typer.BadParameter("--workers is not for --grpc-port, --allow-load, --otlp-endpoint or --engine ray")
     on_ray = engine == "ray"
     if on_ray and (grpc_port is not None or allow_load or otlp_endpoint):
         raise typer.BadParameter("--grpc-port, --allow-load and --otlp-endpoint are not for --engine ray")
@@ -115,7 +122,6 @@ def serve(
             typer.echo(text, err=True)
 
     if on_ray:
-        from cloud.logs import configure
         from cloud.ray_serve import Replicas
         from cloud.ray_serve import run as run_on_ray
 
@@ -124,6 +130,18 @@ def serve(
         gpus = 0.0 if backend == "onnxruntime" else 1.0
         wanted = Replicas(replicas, max_replicas or replicas, float(threads or 1), gpus, max_waiting)
         run_on_ray(settings, wanted, host, port, on_ready=lambda port: ready(names, port), tls=tls)
+        return
+    if workers > 1:
+        from cloud.workers import run_workers
+
+        if threads is None:  # together they have the cores that one process would have
+            mine = max(len(os.sched_getaffinity(0)) // workers, 1)
+            settings = settings._replace(execution=settings.execution._replace(num_threads=mine))
+        configure(log_format, requests=log_requests)
+        names = [bundle.manifest.parts[0].name for bundle, _ in settings.bundles()]
+        with bind(host, port) as listener:
+            port = listener.getsockname()[1]
+            run_workers(settings, workers, listener, on_ready=lambda: ready(names, port), tls=tls)
         return
     with (
         exporting(otlp_endpoint, "edgesdk-server"),

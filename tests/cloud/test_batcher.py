@@ -80,7 +80,7 @@ def test_what_queues_while_a_batch_runs_is_the_next_batch(make, function):
     assert [ran.batch for ran in (first, *others)] == [1, 6, 6, 6]
     assert all(ran.queue_ns > 20e6 > first.queue_ns for ran in others)
     assert all(ran.compute_ns > 40e6 for ran in others)
-    assert {rows: count for rows, (count, _) in batcher.executions.items()} == {1: 1, 6: 1}
+    assert {rows: tally.count for rows, tally in batcher.executions.items()} == {1: 1, 6: 1}
 
 
 def test_a_batch_has_at_most_so_many_rows_and_keeps_the_order(make, function):

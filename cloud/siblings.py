@@ -1,0 +1,68 @@
+"""What the processes of one server tell each other: each writes its counts to a file of a folder that all can read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from edge_sdk.files import write_aside
+
+from .repository import AllStatistics
+from .statistics import ModelStatistics
+
+__all__ = ["Siblings"]
+
+PERIOD_SECONDS = 0.5
+"""Between two writings: as old are the others' counts at most."""
+
+SUFFIX = ".json"
+
+
+class Siblings:
+    """One process among them; runs beside its server.
+
+    Args:
+        folder: of the files; best in memory. Whoever can write there can feign counts.
+        name: of this process; one that takes another's place needs a new name, so that counts never fall.
+        mine: gives its own counts.
+    """
+
+    def __init__(self, folder: Path, name: str, mine: Callable[[], AllStatistics]) -> None:
+        self._folder, self._file, self._mine = folder, folder / f"{name}{SUFFIX}", mine
+        self._task: asyncio.Task[None] | None = None
+        self._written = b""
+
+    def others(self) -> Iterator[AllStatistics]:
+        """Their counts, of those that have written any."""
+        for path in self._folder.glob(f"*{SUFFIX}"):
+            if path != self._file:
+                with suppress(OSError, msgspec.DecodeError):
+                    yield dict(_decoder.decode(path.read_bytes()))
+
+    async def start(self) -> None:
+        """Write from now on."""
+        self._task = asyncio.create_task(self._go_on())
+
+    async def stop(self) -> None:
+        """Write a last time: what was counted stays counted."""
+        if self._task is not None:
+            self._task.cancel()
+        self._write()
+
+    async def _go_on(self) -> None:
+        while True:
+            self._write()
+            await asyncio.sleep(PERIOD_SECONDS)
+
+    def _write(self) -> None:
+        content = msgspec.json.encode(list(self._mine().items()))
+        if content != self._written:
+            write_aside(self._file, content)
+            self._written = content
+
+
+_decoder = msgspec.json.Decoder(list[tuple[tuple[str, str], ModelStatistics]])

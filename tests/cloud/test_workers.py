@@ -1,0 +1,133 @@
+"""A server of several processes."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from cloud.siblings import Siblings
+from cloud.statistics import ModelStatistics
+from cloud.tally import Tally
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.client import Client
+from edge_sdk.errors import RemoteError
+
+from ..conftest import edgesdk_here, serving
+
+FEATURES = np.random.default_rng(1).random((8, 12, 8, 8), np.float32)
+
+
+def _children(pid: int) -> list[int]:
+    """Workers: not the process that tracks Python's shared resources."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(each) for each in found if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+
+
+def _answered(url: str) -> int:
+    return requests.get(f"{url}/v2/models/tail/stats").json()["model_stats"][0]["inference_count"]
+
+
+def _wait_for(what) -> None:
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_all_of_them_serve_count_together_and_are_replaced(bundle):
+    with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
+        expected = backend.run({"features": FEATURES})["logits"]
+    right, problems, stop = [0] * 8, [], threading.Event()
+
+    def ask(url: str, row: int) -> None:
+        while not stop.is_set():
+            with Client(url) as client:  # a new connection each time: any worker may take it
+                try:
+                    outputs, _ = client.infer("tail", {"features": FEATURES[row : row + 1]})
+                except RemoteError as error:
+                    problems.append(error)
+                    continue
+            np.testing.assert_allclose(outputs["logits"][0], expected[row], atol=1e-4)
+            right[row] += 1
+
+    with serving(bundle / "server0", "--workers", "2") as (url, process):
+        before = _children(process.pid)
+        assert len(before) == 2
+        threads = [threading.Thread(target=ask, args=(url, row)) for row in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(2)
+        os.kill(before[0], signal.SIGKILL)
+        _wait_for(lambda: len(_children(process.pid)) == 2 and before[0] not in _children(process.pid))
+        once, more = list(right), time.monotonic() + 60
+        while min(now - then for now, then in zip(right, once, strict=True)) < 3:
+            assert time.monotonic() < more
+            time.sleep(0.1)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        # What the killed one counted in its last half second is lost; its counts before that are not.
+        assert sum(right) * 0.5 < _answered(url) <= sum(right) + len(problems)
+        time.sleep(1.2)  # until all have told each other of the last requests
+        assert len({_answered(url) for _ in range(8)}) == 1
+        process.terminate()
+        assert process.wait(30) == 0
+        assert "a worker has died" in process.stderr.read()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in before)
+
+
+def test_they_end_with_the_process_that_looks_after_them(bundle):
+    with serving(bundle / "server0", "--workers", "2") as (url, process):
+        workers = _children(process.pid)
+        process.kill()
+        _wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{url}/v2/health/live")
+
+
+@pytest.mark.parametrize("option", ["--grpc-port=0", "--engine=ray", "--otlp-endpoint=http://127.0.0.1:1"])
+def test_wrong_usage(bundle, option):
+    done = edgesdk_here("serve", bundle / "server0", "--workers", "2", option)
+    assert done.returncode == 2
+    assert "--workers is not for" in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_counts_of_siblings_add_up(tmp_path):
+    some = ModelStatistics(success=Tally(2, 30), failures={"OTHER": Tally(1, 5)}, executions={1: Tally(2, 9)})
+    some.durations[3] = 2
+    others = ModelStatistics(
+        success=Tally(1, 4), failures={"REJECTED": Tally(1, 1)}, executions={1: Tally(1, 1), 4: Tally(1, 2)}
+    )
+    others.durations[3] = 1
+    both = some + others
+    assert both.success == Tally(3, 34)
+    assert both.failures == {"OTHER": Tally(1, 5), "REJECTED": Tally(1, 1)}
+    assert both.executions == {1: Tally(3, 10), 4: Tally(1, 2)}
+    assert both.durations[3] == 3
+    assert both.execution_count == 4
+    assert some.success == Tally(2, 30)  # unchanged
+
+
+def test_a_sibling_reads_all_files_but_its_own_and_none_that_is_damaged(tmp_path):
+    import asyncio
+
+    def sibling(name, count):
+        return Siblings(tmp_path, name, lambda: {("tail", "1"): ModelStatistics(inference_count=count)})
+
+    async def write(each):
+        await each.start()
+        await asyncio.sleep(0)
+        await each.stop()
+
+    first, second = sibling("a", 3), sibling("b", 4)
+    for each in (first, second):
+        asyncio.run(write(each))
+    (tmp_path / "c.json").write_bytes(b"[[")
+    (tmp_path / ".a.json.part").write_bytes(b"x")
+    for each, count in ((first, 4), (second, 3)):
+        assert [found["tail", "1"].inference_count for found in each.others()] == [count]
