@@ -40,4 +40,4 @@ proto:  ## The messages of gRPC from their .proto; an old generator, because its
 	$(VENV)-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. cloud/protobuf/open_inference.proto
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(VENV)-proto demo

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 import edge_sdk
 from edge_sdk import oip
-from edge_sdk.errors import EdgeSDKError
+from edge_sdk.errors import EdgeSDKError, ForbiddenError
 
 from .answer import refusal
 from .infer import InferHandler
@@ -48,8 +48,8 @@ class Application:
 
     def __init__(self, repository: Repository, *, max_body_bytes: int = DEFAULT_MAX_BODY) -> None:
         self._repository = repository
-        self._infer = InferHandler(max_body_bytes)
         self._paths: dict[str, Model] = {}
+        self._infer = InferHandler(max_body_bytes, lambda path: self._paths.get(path))
         repository.on_change = self._find_paths
         self._find_paths()
         self._rest = self._routes()
@@ -116,11 +116,13 @@ class Application:
         return json_answer([entry._asdict() for entry in self._repository.index(ready=asked.get("ready") is True)])
 
     async def _load(self, request: Request) -> Response:
+        _refuse_other_sites(request)
         parameters = (await self._body(request)).get("parameters", {})
         await self._repository.load(request.path_params["name"], parameters)
         return Response()
 
     async def _unload(self, request: Request) -> Response:
+        _refuse_other_sites(request)
         await self._repository.unload(request.path_params["name"])
         return Response()
 
@@ -183,6 +185,12 @@ class Application:
 
     def _model(self, request: Request) -> Model:
         return self._repository.find(request.path_params["name"], request.path_params.get("version", ""))
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """A browser on the operator's machine reaches what listens there, whatever page it shows (Fetch Metadata)."""
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise ForbiddenError("a page of another site asked for this")
 
 
 def _config(tensor: dict[str, object]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,6 +28,8 @@ __all__ = ["GrpcServer"]
 
 SERVICE = "inference.GRPCInferenceService"
 DRAIN_SECONDS = 30.0
+
+_log = logging.getLogger("edgesdk.requests")
 
 Context = Any  # grpc ships no types
 Method = Callable[[Any, Context], Awaitable[Message]]
@@ -192,7 +195,7 @@ def _answering(method: Method) -> Method:
         except _Failed as error:
             failed = error.failure
         except Exception as error:
-            failed = failure(error, getattr(request, "name", ""))
+            failed = failure(error, getattr(request, "model_name", "") or getattr(request, "name", ""))
         await context.abort(getattr(grpc.StatusCode, failed.code), failed.message[:MAX_MESSAGE])
         raise AssertionError("abort raises")
 
@@ -220,6 +223,7 @@ class _Tokens(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         given = [value for name, value in details.invocation_metadata if name == "authorization"]
         if len(given) == 1 and self._tokens.allows(given[0].encode("latin-1")):
             return await continuation(details)
+        _log.info("refused", extra={"status": "UNAUTHENTICATED", "path": details.method})
         return self._refusal
 
 

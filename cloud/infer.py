@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -32,10 +33,11 @@ class InferHandler:
 
     Args:
         max_body_bytes: longer request bodies are refused, before they are read where their length is stated.
+        find: the model that a path stands for now.
     """
 
-    def __init__(self, max_body_bytes: int) -> None:
-        self.max_body_bytes = max_body_bytes
+    def __init__(self, max_body_bytes: int, find: Callable[[str], Model | None]) -> None:
+        self.max_body_bytes, self._find = max_body_bytes, find
         self._clients, self._observer = Clients(), Observer()
 
     async def __call__(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,6 +47,7 @@ class InferHandler:
         request: oip.InferRequest | None = None
         try:
             body = await self._body(headers, receive)
+            model = self._find(scope["path"]) or model  # a newer version may have come while the body did
             asked = asked._replace(began=time.perf_counter_ns())
             length = headers.get(_HEADER_LENGTH)
             request = oip.decode_request(body, None if length is None else length.decode("latin-1"))

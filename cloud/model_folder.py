@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edge_sdk.bundle import PartyBundle, open_party
-from edge_sdk.errors import BundleError, ConfigError, UnknownModelError
+from edge_sdk.errors import BundleError, ConfigError, UnknownModelError, reason
 
 from .models import Model
 
@@ -31,21 +31,19 @@ class ModelFolder:
         self._path = path
         self.open_model = open_model
 
-    def names(self) -> list[str]:
-        """Of the models that have a version."""
-        found = sorted(each.name for each in self._path.iterdir() if each.is_dir())
-        return [name for name in found if self.versions(name)]
-
-    def versions(self, name: str) -> list[str]:
-        """Of a model: folders that are named by a positive integer, the highest last."""
-        if Path(name).name != name or not (self._path / name).is_dir():
-            return []
-        found = [each.name for each in (self._path / name).iterdir() if each.is_dir()]
-        return sorted((each for each in found if each.isdecimal() and str(int(each)) == each and each != "0"), key=int)
-
     def index(self) -> list[tuple[str, str]]:
-        """Names and versions."""
-        return [(name, version) for name in self.names() for version in self.versions(name)]
+        """Names and versions: folders of folders that are named by a positive integer, the highest last.
+
+        Raises:
+            ConfigError: the repository cannot be read.
+        """
+        try:
+            names = sorted(each.name for each in self._path.iterdir() if each.is_dir())
+            found = [(name, each.name) for name in names for each in (self._path / name).iterdir() if each.is_dir()]
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be read ({reason(error)})") from error
+        versions = [(name, each) for name, each in found if each.isdecimal() and str(int(each)) == each and each != "0"]
+        return sorted(versions, key=lambda each: (each[0], int(each[1])))
 
     def all_bundles(self) -> list[tuple[PartyBundle, str]]:
         """Every version of every model, verified, with its number.
@@ -53,18 +51,22 @@ class ModelFolder:
         Raises:
             BundleError: as ``bundles`` has it.
         """
-        return [(bundle, version) for name in self.names() for version, bundle in self.bundles(name).items()]
+        names = dict.fromkeys(name for name, _ in self.index())
+        return [(bundle, version) for name in names for version, bundle in self.bundles(name).items()]
 
     def bundles(self, name: str) -> dict[str, PartyBundle]:
         """The versions of a model, verified.
 
         Raises:
             UnknownModelError: it has none.
+            ConfigError: the repository cannot be read.
             BundleError: one is damaged, not a server's, or its part has another name.
         """
-        found = {version: open_party(self._path / name / version, "server") for version in self.versions(name)}
+        known = self.index()  # a name is only ever compared with what is there
+        found = {version: open_party(self._path / each / version, "server") for each, version in known if each == name}
         if not found:
-            raise UnknownModelError(f"the repository has no model {name[:100]!r}; it has {', '.join(self.names())}")
+            names = ", ".join(dict.fromkeys(each for each, _ in known))
+            raise UnknownModelError(f"the repository has no model {name[:100]!r}; it has {names}")
         for bundle in found.values():
             part = bundle.manifest.parts[0].name
             if part != name:

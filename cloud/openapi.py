@@ -40,7 +40,7 @@ def _server_paths() -> Json:
     metrics = {"description": "Prometheus' text format 0.0.4.", "content": {"text/plain": {"schema": STRING}}}
     return {
         "/v2/health/live": _get("live", "Whether the process answers.", _json("It does.", live), is_open=True),
-        "/v2/health/ready": _get("ready", "Whether models can be asked.", _json("They can.", ready), is_open=True),
+        "/v2/health/ready": _get("ready", "Whether requests are taken.", _json("They are.", ready), is_open=True),
         "/v2": _get("serverMetadata", "The server's name, version and extensions.", _json("", _ref("ServerMetadata"))),
         "/v2/models/stats": _get("allStatistics", "Statistics of all models.", _json("", _ref("Statistics"))),
         "/metrics": _get("metrics", "Counts and durations for Prometheus.", metrics),

@@ -1,8 +1,8 @@
 """The same application on Ray Serve: replicas on the machines of a cluster, that come and go with the load.
 
 Each replica is a whole application, its batcher included, so that requests are joined by one rule on every engine.
-Ray's proxies do what our server does with connections. All of it is one operator's: Ray moves requests between its
-processes by pickle, and trusts whoever joins the cluster.
+The connections are Ray's proxies' matter, without our bounds on headers and slow clients. All of it is one operator's:
+Ray moves requests between its processes by pickle, and trusts whoever joins the cluster.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT; then let the replicas finish what they accepted, and end.
 
-    Joins the cluster that RAY_ADDRESS names; without one, starts Ray on this machine.
+    Joins the cluster that RAY_ADDRESS names, and no other; without it, starts Ray on this machine.
 
     Args:
         settings: of the service in each replica; its paths must be the same on all machines of the cluster.
@@ -64,14 +64,15 @@ def run(
         host: that each machine's proxy listens on.
         port: likewise; 0 takes one that is free here.
         on_ready: called with the port once all replicas of the least number answer.
-        tls: None serves in the clear.
+        tls: None serves in the clear; clients' certificates are not asked for, because Ray's proxies cannot.
 
     Raises:
         MissingExtra: Ray is not installed.
-        DeviceError: the address cannot be listened on, or no replica starts.
+        DeviceError: the address cannot be listened on, Serve runs on the cluster already, or no replica starts.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys():
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local" and "RAY_AUTH_MODE" not in os.environ:
         # Ray listens on all addresses, and runs whatever it is sent: only for who knows a token that no one else does.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with needs_extra("ray", "edgesdk serve --engine ray"):
@@ -84,13 +85,16 @@ def run(
         port = free.getsockname()[1]
     stop = threading.Event()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if _serves_already(ray):
+        ray.shutdown()
+        raise DeviceError(
+            f"Ray Serve runs on the cluster at {address} already, with a port and certificates of its own"
+        )
     try:
         certificates: dict[str, Any] = {}
         if tls is not None:
             certificates = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key or tls.certificate)}
-            if tls.client_ca is not None:
-                certificates["ssl_ca_certs"] = str(tls.client_ca)
         serve.start(http_options=HTTPOptions(host=host, port=port, **certificates))
         deployment = serve.deployment(
             serve.ingress(lambda: Service(settings).app)(),
@@ -104,7 +108,8 @@ def run(
         try:
             serve.run(deployment.bind(), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
-            raise DeviceError(f"Ray starts no replica: {str(error).splitlines()[0]}") from error
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise DeviceError(f"Ray starts no replica: {lines[-1].strip()}") from error
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         on_ready(port)
@@ -112,6 +117,15 @@ def run(
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def _serves_already(ray: Any) -> bool:
+    """Whether somebody started Serve on this cluster: its port would not be ours, and our end would be theirs."""
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
 
 
 def _count(replicas: Replicas) -> dict[str, Any]:

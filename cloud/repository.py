@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from edge_sdk.bundle import BUNDLE_KEY, PARTY_KEY
-from edge_sdk.errors import CollusionError, EdgeSDKError, ForbiddenError, UnknownModelError
+from edge_sdk.errors import CollusionError, ForbiddenError, UnknownModelError
 
 from .model_folder import ModelFolder
 from .models import Model
 from .statistics import ModelStatistics
 
-__all__ = ["AllStatistics", "IndexEntry", "Repository"]
+__all__ = ["AllStatistics", "IndexEntry", "Repository", "check_shares"]
 
 
 _log = logging.getLogger("edgesdk.cloud")
@@ -48,6 +48,7 @@ class Repository:
         self._folder = folder
         self._failures: dict[tuple[str, str], str] = {}
         self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a model has come or gone."""
         self.siblings: Callable[[], Iterable[AllStatistics]] = tuple
@@ -59,7 +60,7 @@ class Repository:
         Raises:
             CollusionError: another part of its bundle is served here.
         """
-        _check_shares([*self, model])
+        check_shares(each.properties for each in (*self, model))
         self._put(model.name, {**self._models.get(model.name, {}), model.version: model})
 
     def __iter__(self) -> Iterator[Model]:
@@ -133,30 +134,7 @@ class Repository:
         folder = self._controlled()
         if parameters:
             raise ForbiddenError("a model is loaded as it stands in the repository; no parameters are taken")
-        async with self._changing:
-            opened: dict[str, Model] = {}
-            try:
-                bundles = await asyncio.to_thread(folder.bundles, name)
-                here = self._models.get(name, {})
-                kept = {
-                    version: here[version]
-                    for version, bundle in bundles.items()
-                    if version in here and here[version].properties.items() >= bundle.manifest.identity.items()
-                }
-                for version in bundles.keys() - kept.keys():
-                    opened[version] = await asyncio.to_thread(folder.open_model, bundles[version], version)
-                now = {version: kept.get(version) or opened[version] for version in bundles}
-                _check_shares([*(model for model in self if model.name != name), *now.values()])
-            except EdgeSDKError as error:
-                for version in folder.versions(name):
-                    self._failures[name, version] = str(error)
-                for model in opened.values():
-                    model.close()
-                raise
-            gone = [model for version, model in here.items() if now.get(version) is not model]
-            self._put(name, now)
-            _log.info("loaded", extra={"model": name, "versions": list(now)})
-            await _retire(gone)
+        await self._to_the_end(self._load(folder, name))
 
     async def unload(self, name: str) -> None:
         """Serve no version of a model any more; the requests that it accepted are finished.
@@ -166,6 +144,44 @@ class Repository:
             UnknownModelError: it is not loaded.
         """
         self._controlled()
+        await self._to_the_end(self._unload(name))
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """Whoever asked for it may leave: half a change would lose models that are neither served nor closed."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _load(self, folder: ModelFolder, name: str) -> None:
+        async with self._changing:
+            opened: dict[str, Model] = {}
+            try:
+                bundles = await asyncio.to_thread(folder.bundles, name)
+                others = [model.properties for model in self if model.name != name]
+                check_shares([*others, *(bundle.manifest.identity for bundle in bundles.values())])
+                here = self._models.get(name, {})
+                kept = {
+                    version: here[version]
+                    for version, bundle in bundles.items()
+                    if version in here and here[version].properties.items() >= bundle.manifest.identity.items()
+                }
+                for version in bundles.keys() - kept.keys():
+                    opened[version] = await asyncio.to_thread(folder.open_model, bundles[version], version)
+            except Exception as error:
+                for key in folder.index():
+                    if key[0] == name:
+                        self._failures[key] = str(error)
+                for model in opened.values():
+                    await asyncio.to_thread(model.close)
+                raise
+            now = {version: kept.get(version) or opened[version] for version in bundles}
+            gone = [model for version, model in here.items() if now.get(version) is not model]
+            self._put(name, now)
+            _log.info("loaded", extra={"model": name, "versions": list(now)})
+            await _retire(gone)
+
+    async def _unload(self, name: str) -> None:
         async with self._changing:
             self.find(name)
             gone = list(self._models[name].values())
@@ -198,17 +214,20 @@ async def _retire(models: Iterable[Model]) -> None:
         await asyncio.to_thread(model.close)
 
 
-def _check_shares(models: Iterable[Model]) -> None:
-    """Whoever serves two parts of one bundle sees two shares of each image."""
-    held: dict[str, Model] = {}
-    for model in models:
-        bundle = model.properties.get(BUNDLE_KEY)
-        if bundle is None:
-            continue
-        other = held.setdefault(bundle, model)
-        if other is not model:
-            parties = f"{other.properties[PARTY_KEY]} and {model.properties[PARTY_KEY]}"
+def check_shares(identities: Iterable[Mapping[str, str]]) -> None:
+    """Whoever serves two parts of one bundle sees two shares of each image.
+
+    Args:
+        identities: of what one server is to serve, as a bundle's manifest has them.
+
+    Raises:
+        CollusionError: two are different parts of one bundle.
+    """
+    parties: dict[str, str] = {}
+    for identity in identities:
+        bundle, party = identity.get(BUNDLE_KEY), identity.get(PARTY_KEY, "")
+        if bundle is not None and parties.setdefault(bundle, party) != party:
             raise CollusionError(
-                f"{parties} of bundle {bundle[:12]} on one server: it could join what they are sent; "
-                "serve each by a server of its own, that another operator runs"
+                f"{parties[bundle]} and {party} of bundle {bundle[:12]} on one server: it could join what they are "
+                "sent; serve each by a server of its own, that another operator runs"
             )

@@ -16,7 +16,7 @@ from .guard import Guard, Limits
 from .logs import LogFormat, configure
 from .model_folder import ModelFolder, numbered
 from .models import Model
-from .repository import Repository
+from .repository import Repository, check_shares
 from .tokens import TokenFile
 
 __all__ = ["Service", "Settings"]
@@ -59,6 +59,18 @@ class Settings(NamedTuple):
         if self.model_repository is not None:
             return self.folder(self.model_repository).all_bundles()
         return numbered(open_party(folder, "server") for folder in self.folders)
+
+    def check(self) -> list[str]:
+        """Whether a process could serve this, as far as files say; the names of the models.
+
+        Raises:
+            BundleError, ConfigError, CollusionError: as ``Service`` says.
+        """
+        if self.token_file is not None:
+            TokenFile(self.token_file)
+        bundles = self.bundles()
+        check_shares(bundle.manifest.identity for bundle, _ in bundles)
+        return [bundle.manifest.parts[0].name for bundle, _ in bundles]
 
     def folder(self, path: Path) -> ModelFolder:
         """The repository on disk."""

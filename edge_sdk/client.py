@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -23,6 +24,11 @@ __all__ = ["Client", "RemoteTiming"]
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """Longer answers are refused: a broken server must not fill the device's memory."""
+
+MOST_VERSIONS = 16
+"""Of a model that are asked whose they are."""
+
+VERSION = re.compile("[1-9][0-9]{0,17}")
 
 
 class RemoteTiming(NamedTuple):
@@ -109,23 +115,33 @@ class Client:
         """What the server says of each version of the model besides names and shapes, whoever the server is.
 
         Ours has properties in the metadata, Triton parameters in the model's configuration, the same for all versions.
+        Of many versions the newest are asked, and all within the timeout of one call.
 
         Yields:
             The version, empty where only the server's choice can be asked for, and what it says.
 
         Raises:
+            RemoteTimeout: the server did not say in time.
             RemoteError: no answer, or not a JSON object.
         """
+        end = time.monotonic() + self.timeout_s
         metadata = self.metadata(model)
         if not isinstance(metadata.get("properties"), dict):
             yield "", self._parameters(model)
             return
-        versions = metadata.get("versions")
-        if not isinstance(versions, list) or not all(isinstance(each, str) and each.isdecimal() for each in versions):
-            versions = [""]
-        for version in versions:
-            found = metadata if len(versions) == 1 else self.metadata(model, version)
-            properties = found.get("properties")
+        listed = metadata.get("versions")
+        versions = (
+            [v for v in listed if isinstance(v, str) and VERSION.fullmatch(v)] if isinstance(listed, list) else []
+        )
+        newest = sorted(versions, key=int, reverse=True)[:MOST_VERSIONS]
+        if len(newest) < 2:
+            yield "".join(newest), metadata["properties"]
+            return
+        for version in newest:
+            try:
+                properties = self._get_object(_path(model, version), end - time.monotonic()).get("properties")
+            except RemoteRejected:  # unloaded meanwhile
+                continue
             yield version, properties if isinstance(properties, dict) else {}
 
     def _parameters(self, model: str) -> dict[str, Any]:
@@ -137,8 +153,8 @@ class Client:
             return {}
         return {name: value.get("string_value") for name, value in given.items() if isinstance(value, dict)}
 
-    def _get_object(self, path: str) -> dict[str, Any]:
-        content = self._send("GET", path).content
+    def _get_object(self, path: str, seconds: float | None = None) -> dict[str, Any]:
+        content = self._send("GET", path, seconds=seconds).content
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -210,9 +226,14 @@ class Client:
         self.close()
 
     def _send(
-        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        seconds: float | None = None,
     ) -> _Answer:
-        self._deadline.start(self.timeout_s)
+        self._deadline.start(self.timeout_s if seconds is None else max(seconds, 0.001))
         attempt = 0
         while True:
             problem, answer = self._try_once(method, path, headers, body)

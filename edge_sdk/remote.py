@@ -92,8 +92,8 @@ class RemotePart:
             others.append(str(identity)[:12])
         else:
             raise RemoteError(
-                f"{self.url}: serves bundle {', '.join(others)}, this edge belongs to {self._bundle_id[:12]}; "
-                "deploy both from one export"
+                f"{self.url}: serves bundle {', '.join(others) or 'none'}, this edge belongs to "
+                f"{self._bundle_id[:12]}; deploy both from one export"
             )
         if (party := found.get(PARTY_KEY)) != self.part.placement:
             raise RemoteError(f"{self.url}: is {str(party)[:20]} of this bundle; {self.part.placement} is needed there")

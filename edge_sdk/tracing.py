@@ -1,6 +1,6 @@
 """OpenTelemetry's spans, where the process uses it already; nothing, for next to nothing, where it does not.
 
-A process uses it once it has imported ``opentelemetry.trace``: an application that traces itself, one started by
+A process uses it once it has set a tracer provider: an application that traces itself, one started by
 ``opentelemetry-instrument``, or a command with ``--otlp-endpoint``. The context travels as W3C's ``traceparent``.
 """
 
@@ -23,10 +23,12 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 class Spans:
-    """Makes the spans of this package: all are named by what runs."""
+    """Makes the spans of this package, if the process has a tracer provider by now: all are named by what runs."""
 
     def __init__(self) -> None:
-        self._trace: Any = sys.modules.get("opentelemetry.trace")
+        trace: Any = sys.modules.get("opentelemetry.trace")
+        idle = () if trace is None else (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+        self._trace: Any = None if trace is None or isinstance(trace.get_tracer_provider(), idle) else trace
         self._tracer = self._trace.get_tracer("edgesdk") if self._trace else None
 
     @property
@@ -60,15 +62,21 @@ class Spans:
             yield
             return
         trace, kind = self._trace, self._trace.SpanKind.CLIENT
-        from opentelemetry.context import Context
+        from opentelemetry import context
 
         if apart:
             links = [trace.Link(parent.get_span_context())]
-            started = self._tracer.start_span(name, Context(), kind, attributes, links)
+            # Not the caller's context with another span: its baggage would go to every server.
+            token = context.attach(context.Context())
+            started = self._tracer.start_span(name, None, kind, attributes, links)
         else:
-            started = self._tracer.start_span(name, trace.set_span_in_context(parent), kind, attributes)
-        with trace.use_span(started, end_on_exit=True):
-            yield
+            token = context.attach(trace.set_span_in_context(parent))
+            started = self._tracer.start_span(name, None, kind, attributes)
+        try:
+            with trace.use_span(started, end_on_exit=True):
+                yield
+        finally:
+            context.detach(token)
 
     def headers(self) -> dict[str, str]:
         """By which the current span is known to a server."""

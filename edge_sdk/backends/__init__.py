@@ -73,7 +73,7 @@ def open_backend(part: Part, bundle: PartyBundle, execution: Execution) -> Backe
         from .onnxruntime import OnnxRuntimeBackend
         from .providers import CPU, CUDA, tensorrt_provider
 
-        found = CPU if not provider else CUDA if provider == "cuda" else tensorrt_provider(part, execution)
+        found = CPU if not provider else CUDA if provider == "cuda" else tensorrt_provider(part, onnx, execution)
         return OnnxRuntimeBackend(onnx, execution.num_threads, found)
     if execution.backend == "tensorrt":
         from .tensorrt import TensorRTBackend

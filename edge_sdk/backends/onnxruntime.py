@@ -59,14 +59,13 @@ class OnnxRuntimeBackend:
         chosen = [provider] if provider.name == CPU.name else [provider, CPU]
         providers = [(each.name, dict(each.options)) for each in chosen]
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
-            self._session.disable_fallback()
+            self._session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
         except Exception as error:  # the library raises classes of its own with no common base
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} refuses the model: {error}") from error
         if self._session.get_providers()[0] != provider.name:
             raise DeviceError(
-                f"{provider.name} does not start here: without a GPU, CUDA, or the libraries it was built for; "
-                "edgesdk doctor says what is missing"
+                f"{provider.name} does not start here: ONNX Runtime finds no GPU, or not the CUDA, cuDNN or TensorRT "
+                f"libraries that {onnxruntime.__version__} was built for"
             )
         self.max_batch = provider.max_batch
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())

@@ -5,11 +5,13 @@ Source: ONNX Runtime's documents of its CUDA and TensorRT execution providers.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..bundle import Part
+from ..errors import DeviceError, reason
 from ..files import cache_folder
 from ..tensors import TensorSpec, batch_is_fixed
 
@@ -37,18 +39,22 @@ CPU = Provider("CPUExecutionProvider")
 CUDA = Provider("CUDAExecutionProvider")
 
 
-def tensorrt_provider(part: Part, execution: Execution) -> Provider:
-    """TensorRT by ONNX Runtime: engines for batches up to the largest, kept in the cache folder, which it makes.
+def tensorrt_provider(part: Part, onnx: bytes, execution: Execution) -> Provider:
+    """TensorRT by ONNX Runtime: engines for batches up to the largest, kept in a folder of their own, which it makes.
 
     Args:
         part: whose inputs an open batch axis is bounded for.
+        onnx: its model. ONNX Runtime knows an engine by the graph's names, and would take that of other weights.
         execution: precision and largest batch.
 
     Raises:
-        OSError: the cache folder cannot be made.
+        DeviceError: the folder cannot be made.
     """
-    folder = cache_folder() / "onnxruntime-tensorrt"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder() / "onnxruntime-tensorrt" / hashlib.sha256(onnx).hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(f"{folder}: engines cannot be kept there ({reason(error)})") from error
     options = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),

@@ -43,14 +43,18 @@ def serve(
     batch_window_ms: BatchWindow = 0.0,
     max_waiting: MaxWaiting = 256,
     max_body_mib: int = typer.Option(64, min=1, help="Longer request bodies are refused (413)."),
-    max_concurrency: int | None = typer.Option(None, min=1, help="Requests under way at once; more are refused (503)."),
-    max_rate: float | None = typer.Option(None, min=0.01, help="Requests a second from one address (429)."),
+    max_concurrency: int | None = typer.Option(None, min=1, help="Requests under way at once in a process; more: 503."),
+    max_rate: float | None = typer.Option(
+        None, min=0.01, help="Requests a second to a process from one address (429)."
+    ),
     token_file: Path | None = typer.Option(None, help="Bearer tokens to accept, one a line; read anew on change."),
     tls_cert: Path | None = typer.Option(None, help="PEM certificate: serve https."),
     tls_key: Path | None = typer.Option(None, help="PEM key of --tls-cert, where that file does not hold it."),
     tls_client_ca: Path | None = typer.Option(None, help="PEM: accept only clients that this authority signed."),
     log_format: Literal["text", "json"] = typer.Option("text", help="Of the lines on standard error."),
-    log_requests: bool = typer.Option(False, "--log-requests", help="A line for each request; never of its values."),
+    log_requests: bool = typer.Option(
+        False, "--log-requests", help="A line for each inference and refusal; no values."
+    ),
     otlp_endpoint: OtlpEndpoint = None,
     workers: int = typer.Option(
         1, min=1, help="Processes that share the port; each has --threads, limits and a queue of its own."
@@ -87,8 +91,10 @@ def serve(
     if workers > 1 and (grpc_port is not None or allow_load or otlp_endpoint or engine == "ray"):
         raise typer.BadParameter("--workers is not for --grpc-port, --allow-load, --otlp-endpoint or --engine ray")
     on_ray = engine == "ray"
-    if on_ray and (grpc_port is not None or allow_load or otlp_endpoint):
-        raise typer.BadParameter("--grpc-port, --allow-load and --otlp-endpoint are not for --engine ray")
+    if on_ray and (grpc_port is not None or allow_load or otlp_endpoint or tls_client_ca):
+        raise typer.BadParameter("--grpc-port, --allow-load, --otlp-endpoint, --tls-client-ca: not for --engine ray")
+    if max_replicas is not None and max_replicas < replicas:
+        raise typer.BadParameter("--max-replicas is less than --replicas")
     if not on_ray and (replicas, max_replicas) != (1, None):
         raise typer.BadParameter("--replicas and --max-replicas are for --engine ray")
     guarded = tls_cert is not None and (token_file is not None or tls_client_ca is not None)
@@ -126,7 +132,9 @@ def serve(
         from cloud.ray_serve import run as run_on_ray
 
         configure(log_format, requests=log_requests)
-        names = [bundle.manifest.parts[0].name for bundle, _ in settings.bundles()]
+        execution = settings.execution._replace(num_threads=threads or 1)
+        settings = settings._replace(execution=execution)
+        names = settings.check()
         gpus = 0.0 if backend == "onnxruntime" else 1.0
         wanted = Replicas(replicas, max_replicas or replicas, float(threads or 1), gpus, max_waiting)
         run_on_ray(settings, wanted, host, port, on_ready=lambda port: ready(names, port), tls=tls)
@@ -138,7 +146,7 @@ def serve(
             mine = max(len(os.sched_getaffinity(0)) // workers, 1)
             settings = settings._replace(execution=settings.execution._replace(num_threads=mine))
         configure(log_format, requests=log_requests)
-        names = [bundle.manifest.parts[0].name for bundle, _ in settings.bundles()]
+        names = settings.check()
         with bind(host, port) as listener:
             port = listener.getsockname()[1]
             run_workers(settings, workers, listener, on_ready=lambda: ready(names, port), tls=tls)

@@ -167,6 +167,31 @@ def test_servers_of_shares_cannot_tell_by_the_trace_which_belong_together(shares
     assert device["fusion"].parent_span_id == device["predict"].span_id
 
 
+def test_an_applications_baggage_does_not_go_to_several_servers():
+    from opentelemetry import baggage, context, propagate, trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from edge_sdk.tracing import Spans
+
+    assert not Spans().used  # imported, and no provider set
+    trace.set_tracer_provider(TracerProvider())
+    spans = Spans()
+    token = context.attach(baggage.set_baggage("image", "42"))
+    try:
+        with spans.span("predict"):
+            for apart, sent in ((True, False), (False, True)):
+                carrier: dict[str, str] = {}
+                with spans.request("ask", spans.current(), {}, apart=apart):
+                    propagate.inject(carrier)
+                assert ("baggage" in carrier) == sent
+                assert "traceparent" in carrier
+        assert baggage.get_baggage("image") == "42"
+    finally:
+        context.detach(token)
+        trace._TRACER_PROVIDER = None
+        trace._TRACER_PROVIDER_SET_ONCE._done = False
+
+
 def test_a_failed_request_is_a_failed_span(bundle):
     with (
         _collector() as (endpoint, spans),

@@ -26,6 +26,8 @@ FEATURES = np.random.default_rng(1).random((16, 12, 8, 8), np.float32)
     ("options", "words"),
     [
         (["--engine", "ray", "--grpc-port", "0"], "not for --engine ray"),
+        (["--engine", "ray", "--tls-cert", "c", "--tls-client-ca", "a"], "not for --engine ray"),
+        (["--engine", "ray", "--replicas", "3", "--max-replicas", "2"], "less than --replicas"),
         (["--replicas", "2"], "are for --engine ray"),
     ],
 )

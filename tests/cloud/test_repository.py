@@ -11,10 +11,11 @@ import requests
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from cloud.app import Application
 from cloud.model_folder import ModelFolder, numbered
 from cloud.models import Model
 from cloud.repository import Repository
-from edge_sdk import EdgeRuntime
+from edge_sdk import EdgeRuntime, oip
 from edge_sdk.bundle import open_party
 from edge_sdk.errors import BundleError, CollusionError, EdgeSDKError, ForbiddenError, UnknownModelError
 
@@ -91,8 +92,9 @@ def test_a_folder_of_another_name_than_its_part_is_refused(repository, disk, oth
         asyncio.run(repository.load("faces"))
 
 
-@pytest.mark.parametrize("name", ["nothing", "..", "../repository/tail", "", "tail/1", "/etc"])
-def test_a_name_that_is_not_in_the_repository_is_unknown(repository, name):
+@pytest.mark.parametrize("name", ["nothing", "..", "../repository/tail", "", "tail/1", "/etc", "a" * 300, "\0"])
+def test_a_name_that_is_not_in_the_repository_is_unknown(repository, disk, name):
+    shutil.copytree(disk / "tail" / "1", disk.parent / "1")  # what ".." would have
     with pytest.raises(UnknownModelError):
         asyncio.run(repository.load(name))
     with pytest.raises(UnknownModelError):
@@ -147,6 +149,75 @@ def test_a_request_to_a_version_that_leaves_is_finished_and_the_next_refused(rep
         asyncio.run(model.infer(feeds))
 
 
+def test_whoever_asks_for_a_change_may_leave_before_its_end(repository, disk, other_bundle):
+    shutil.rmtree(disk / "tail" / "1")
+    shutil.copytree(other_bundle / "server0", disk / "tail" / "2")
+    first = repository.find("tail")
+
+    async def load_and_leave():
+        loading = asyncio.ensure_future(repository.load("tail"))
+        await asyncio.sleep(0.01)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        await repository.load("tail")  # waits for the other
+
+    asyncio.run(load_and_leave())
+    assert repository.versions("tail") == ["2"]
+    with pytest.raises(UnknownModelError, match="unloaded"):
+        asyncio.run(first.infer({"features": np.zeros((1, 12, 8, 8), np.float32)}))
+
+
+def test_what_was_opened_is_closed_whatever_goes_wrong(disk, bundle, other_bundle):
+    shutil.copytree(other_bundle / "server0", disk / "tail" / "2")
+    opened = []
+
+    def open_or_fail(party, version):
+        if opened:
+            raise OSError("the disk is full")
+        opened.append(_open(party, version))
+        return opened[0]
+
+    repository = Repository(ModelFolder(disk, open_or_fail))
+    with pytest.raises(OSError, match="the disk is full"):
+        asyncio.run(repository.load("tail"))
+    assert not list(repository)
+    assert not any(thread.name == "model-tail" for thread in threading.enumerate())
+    assert {reason for _, reason in _index(repository).values()} == {"the disk is full"}
+
+
+def test_the_same_part_twice_reveals_nothing_new(bundle):
+    repository = Repository()
+    for version in ("1", "3"):
+        repository.add(_open(open_party(bundle / "server0"), version))
+    assert repository.versions("tail") == ["1", "3"]
+    repository.close()
+
+
+def test_a_request_that_came_before_a_new_version_is_answered_by_it(repository, disk, bundle):
+    """Its model is found by its path, and its body takes a while."""
+    app = Application(repository)
+    headers, chunks = oip.encode_request({"features": np.zeros((1, 12, 8, 8), np.float32)})
+    sent = []
+
+    async def ask():
+        async def receive():
+            shutil.move(disk / "tail" / "1", disk / "tail" / "2")
+            await repository.load("tail")
+            return {"type": "http.request", "body": b"".join(chunks)}
+
+        async def send(message):
+            sent.append(message)
+
+        listed = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "method": "POST", "path": "/v2/models/tail/infer", "headers": listed, "client": None}
+        await app(scope, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 200
+    assert b'"model_version":"2"' in sent[1]["body"]
+
+
 def test_folders_named_one_by_one_are_versions_where_they_share_a_name(bundle, other_bundle, shares_bundle):
     parties = [open_party(each) for each in (bundle / "server0", shares_bundle / "server2", other_bundle / "server0")]
     found = [(party.manifest.parts[0].name, version) for party, version in numbered(parties)]
@@ -177,6 +248,12 @@ def test_the_official_client_loads_and_unloads(controlled, disk, other_bundle):
     for body, status in ((b"[]", 400), (b"{", 400), (b"\xff", 400), (bytes(70_000), 413)):
         assert requests.post(f"{controlled}/v2/repository/index", data=body).status_code == status
     http.close()
+
+
+def test_a_page_of_another_site_changes_nothing(controlled):
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
+        load = f"{controlled}/v2/repository/models/tail/load"
+        assert requests.post(load, headers={"Sec-Fetch-Site": site}).status_code == status
 
 
 def test_a_device_finds_its_own_version_and_keeps_it_while_others_come(controlled, disk, bundle, other_bundle):

@@ -49,7 +49,10 @@ def _read_request(connection) -> bytes:
 
 @contextmanager
 def answering(*answers):
-    """A server that gives these answers in turn, one a request; None drops the connection, a number sleeps first."""
+    """A server that gives these answers in turn, one a request.
+
+    None drops the connection, a number does so after as many seconds; a number and an answer are a late answer.
+    """
     seen = []
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -69,6 +72,9 @@ def answering(*answers):
                         break
                     if answer is None:
                         break
+                    if isinstance(answer, tuple):
+                        time.sleep(answer[0])
+                        answer = answer[1]
                     connection.sendall(answer)
 
     thread = threading.Thread(target=serve, daemon=True)
@@ -279,3 +285,33 @@ def test_metadata_that_is_none_is_refused(body):
         pytest.raises(RemoteError, match="answer is not"),
     ):
         client.metadata("m")
+
+
+def _metadata(versions, bundle="b") -> bytes:
+    return _http("200 OK", json.dumps({"versions": versions, "properties": {"edgesdk_bundle_id": bundle}}).encode())
+
+
+def test_of_many_versions_the_newest_are_asked_and_one_that_has_gone_is_left_out():
+    listed = [str(n) for n in range(1, 100_000)] + ["x", "-1", "007", "9" * 400]
+    answers = [_metadata(listed), *(_metadata(listed, f"b{n}") for n in range(15)), _http("404 Not Found", b"{}")]
+    with answering(*answers) as (url, seen), Client(url) as client:
+        found = list(client.identities("m"))
+    assert [version for version, _ in found] == [str(n) for n in range(99_999, 99_984, -1)]
+    assert found[3][1] == {"edgesdk_bundle_id": "b3"}
+    assert len(seen) == 17
+
+
+def test_all_versions_have_the_time_of_one_call():
+    slow = [(0.6, _metadata(["1", "2", "3"])), (0.6, _metadata([])), (0.6, _metadata([])), (0.6, _metadata([]))]
+    with answering(*slow) as (url, seen), Client(url, timeout_s=1.5, retries=0) as client:
+        began = time.monotonic()
+        with pytest.raises(RemoteTimeout):
+            list(client.identities("m"))
+        assert time.monotonic() - began < 2.2
+    assert len(seen) == 3
+
+
+def test_a_server_that_lists_no_version_is_asked_for_its_choice():
+    for versions in ([], None, ["x"], "1"):
+        with answering(_metadata(versions)) as (url, _), Client(url) as client:
+            assert list(client.identities("m")) == [("", {"edgesdk_bundle_id": "b"})]

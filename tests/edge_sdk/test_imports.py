@@ -8,7 +8,10 @@ import pytest
 
 import edge_sdk
 
-HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "ray", "starlette", "uvicorn", "safetensors")
+HEAVY = (
+    "torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "ray", "starlette", "uvicorn", "safetensors", "opentelemetry",
+    "grpc", "prometheus_client", "pythonjsonlogger", "jinja2", "matplotlib",
+)  # fmt: skip
 BLOCK = f"import sys\nfor name in {HEAVY!r} + ('rich',): sys.modules[name] = None\n"
 MODULES = sorted(m.name for m in pkgutil.walk_packages(edge_sdk.__path__, "edge_sdk.") if "__main__" not in m.name)
 

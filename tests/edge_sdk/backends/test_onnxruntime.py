@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import onnx
@@ -70,14 +72,17 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(bundle, monkeypatch,
 def test_tensorrt_is_told_the_batches_it_builds_for(bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
     part = open_party(bundle / "server0").manifest.parts[0]
-    provider = tensorrt_provider(part, Execution("onnxruntime-tensorrt", "int8", max_batch=16))
+    provider = tensorrt_provider(part, b"some weights", Execution("onnxruntime-tensorrt", "int8", max_batch=16))
     assert provider.max_batch == 16
     assert provider.options["trt_profile_min_shapes"] == "features:1x12x8x8"
     assert provider.options["trt_profile_max_shapes"] == "features:16x12x8x8"
     assert provider.options["trt_int8_enable"] == "1"
-    assert (tmp_path / "cache" / "onnxruntime-tensorrt").is_dir()
+    folder = provider.options["trt_engine_cache_path"]
+    assert folder.startswith(str(tmp_path / "cache" / "onnxruntime-tensorrt"))
+    assert Path(folder).is_dir()
     fixed = msgspec.structs.replace(part, inputs=(TensorSpec("features", "FP32", (2, 12, 8, 8)),), variants={})
-    provider = tensorrt_provider(fixed, Execution("onnxruntime-tensorrt", "int8", max_batch=16))
+    provider = tensorrt_provider(fixed, b"other weights", Execution("onnxruntime-tensorrt", "int8", max_batch=16))
+    assert provider.options["trt_engine_cache_path"] != folder  # ONNX Runtime's own name for an engine leaves them out
     assert provider.max_batch is None
     assert not any("profile" in name or "int8" in name for name in provider.options)
 

@@ -1,0 +1,267 @@
+"""Our server beside others of the same protocol, on the same ONNX tail, in interleaved rounds.
+
+    python tools/bench_serving.py BUNDLE [--rounds 3] [--seconds 4] [--peer triton --peer mlserver=PYTHON …]
+    python tools/bench_serving.py --tiny …       # one linear layer, so that the server itself is seen
+
+Needs wrk. Every server runs with ONNX Runtime on as many threads as it has cores, at most 32 rows a batch, no window. A
+round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors; meanwhile the others are stopped,
+because some burn cores when idle. `raw` is session.run in this process at the best of its batch sizes, `echo` a bare
+uvicorn that sends the body back. Peers are the scripts of `tools/peers/`, each by the Python that has its packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import requests
+from serving import EDGESDK
+
+from edge_sdk import oip
+from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import FORMAT_VERSION, Manifest, bundle_id, open_party, write_bundle
+from edge_sdk.cli.tables import print_table
+from edge_sdk.errors import EdgeSDKError
+from edge_sdk.profile.feeds import random_feeds
+from edge_sdk.profile.machine import Machine
+from edge_sdk.progress import track
+
+PEERS = Path(__file__).with_name("peers")
+CONCURRENCIES = (1, 8, 32)
+MAX_BATCH = 32
+START_SECONDS = 60.0
+
+
+class Measured(NamedTuple):
+    """Requests a second, and milliseconds, at one concurrency."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+class Server(NamedTuple):
+    """A process group that serves."""
+
+    name: str
+    url: str
+    process: subprocess.Popen[bytes]
+    ready_seconds: float
+
+    def signal(self, number: int) -> None:
+        """To all of its processes."""
+        os.killpg(self.process.pid, number)
+
+    def memory_mib(self) -> float:
+        """Of all its processes, shared pages by their parts."""
+        total = 0
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, IndexError):  # it has ended meanwhile
+                if os.getpgid(int(folder.name)) == self.process.pid:
+                    total += int(re.findall(r"^Pss:\s+(\d+)", (folder / "smaps_rollup").read_text(), re.M)[0])
+        return total / 1024
+
+
+def main() -> None:
+    """Parse the command line, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--peer", action="append", default=[], help="NAME, or NAME=PYTHON")
+    arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("bench_serving: needs wrk, as Debian and Ubuntu package it")
+    if (arguments.bundle is None) != arguments.tiny:
+        sys.exit("bench_serving: give a bundle, or --tiny")
+    with tempfile.TemporaryDirectory() as work:
+        try:
+            folder = tiny(Path(work)) if arguments.tiny else arguments.bundle / "server0"
+            run(folder, Path(work), arguments.rounds, arguments.seconds, arguments.peer)
+        except EdgeSDKError as error:
+            sys.exit(f"bench_serving: {error}")
+
+
+def tiny(work: Path) -> Path:
+    """A bundle's server folder with one linear layer, 3072 to 10."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from export.placement import read_part
+
+    weights = np.random.default_rng(0).standard_normal((3072, 10)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["features", "weights"], ["logits"], name="linear")],
+        "tiny",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3072])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    part = read_part("tail", "server0", model)
+    files = {"tail.onnx": model}
+    manifest = Manifest(
+        format_version=FORMAT_VERSION, bundle_id=bundle_id(files, {}), party="server0", parts=(part,), defense="none"
+    )
+    write_bundle(work / "tiny", {"server0": manifest}, {"server0": files})
+    return work / "tiny" / "server0"
+
+
+def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -> None:
+    """Measure all, and print."""
+    bundle = open_party(folder, "server")
+    part = bundle.manifest.parts[0]
+    onnx = work / "model.onnx"
+    onnx.write_bytes(bundle.onnx(part))
+    threads = len(os.sched_getaffinity(0))
+    headers, chunks = oip.encode_request(random_feeds(part.inputs, 1), parameters={"binary_data_output": True})
+    script = _wrk_script(work, f"/v2/models/{part.name}/infer", headers, b"".join(chunks))
+    options = ["--threads", str(threads), "--max-batch", str(MAX_BATCH), "--max-waiting", "1024"]
+    commands = {"edgesdk": [*EDGESDK, "serve", str(folder), *options], "echo": [sys.executable, str(PEERS / "echo.py")]}
+    for peer in peers:
+        name, _, python = peer.partition("=")
+        if not (PEERS / f"{name}.py").is_file():
+            sys.exit(
+                f"bench_serving: no peer {name!r}; there are {', '.join(sorted(p.stem for p in PEERS.glob('*.py')))}"
+            )
+        commands[name] = [python or sys.executable, str(PEERS / f"{name}.py")]
+    found: dict[str, dict[int, list[Measured]]] = {name: {c: [] for c in CONCURRENCIES} for name in commands}
+    raw: list[float] = []
+    with ExitStack() as stack:
+        servers = []
+        for name, command in commands.items():
+            servers.append(stack.enter_context(_started(name, command, part.name, onnx, threads, work)))
+            servers[-1].signal(signal.SIGSTOP)
+        idle = {}
+        for server in servers:
+            idle[server.name] = server.memory_mib()
+        session = stack.enter_context(OnnxRuntimeBackend(onnx.read_bytes(), threads))
+        for _ in track(range(rounds + 1), rounds + 1, "rounds"):  # the first warms up
+            raw.append(_raw_rate(session, seconds))
+            for server in servers:
+                server.signal(signal.SIGCONT)
+                time.sleep(0.3)
+                for concurrency in CONCURRENCIES:
+                    found[server.name][concurrency].append(_wrk(script, server.url, concurrency, seconds))
+                server.signal(signal.SIGSTOP)
+        busy = {server.name: server.memory_mib() for server in servers}
+    _report(f"{folder}", found, raw[1:], {s.name: s.ready_seconds for s in servers}, idle, busy)
+
+
+@contextmanager
+def _started(name: str, command: list[str], model: str, onnx: Path, threads: int, work: Path) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "BENCH_MODEL": str(onnx),
+        "BENCH_NAME": model,
+        "BENCH_PORT": str(port),
+        "BENCH_THREADS": str(threads),
+        "BENCH_BATCH": str(MAX_BATCH),
+        "BENCH_WORK": str(work),
+    }
+    if name == "edgesdk":
+        command = [*command, "--port", str(port)]
+    log = work / f"{name}.log"
+    began = time.perf_counter()
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True) as process,
+    ):
+        try:
+            url = f"http://127.0.0.1:{port}"
+            while not _is_ready(f"{url}/v2/models/{model}/ready"):
+                if process.poll() is not None or time.perf_counter() - began > START_SECONDS:
+                    sys.exit(f"bench_serving: {name} does not start: {log.read_text()[-2000:]}")
+                time.sleep(0.01)
+            yield Server(name, url, process, time.perf_counter() - began)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=1).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def _wrk_script(work: Path, path: str, headers: dict[str, str], body: bytes) -> Path:
+    (work / "body").write_bytes(body)
+    lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
+    script = work / "wrk.lua"
+    script.write_text(
+        f'local file = io.open("{work / "body"}", "rb")\nwrk.body = file:read("*a")\nfile:close()\n'
+        f'wrk.method = "POST"\nwrk.path = "{path}"\n' + "\n".join(lines) + "\n"
+    )
+    return script
+
+
+def _wrk(script: Path, url: str, concurrency: int, seconds: int) -> Measured:
+    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in text or "Socket errors" in text:
+        sys.exit(f"bench_serving: {url}: {text}")
+    units = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+    quantiles = {q: float(v) * units[u] for q, v, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text)}
+    return Measured(float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]), quantiles["50"], quantiles["99"])
+
+
+def _raw_rate(session: OnnxRuntimeBackend, seconds: int) -> float:
+    """Rows a second of session.run alone, at the best of some batch sizes."""
+    rates = []
+    for batch in (1, 8, MAX_BATCH):
+        feeds, count, began = random_feeds(session.inputs, batch), 0, time.perf_counter()
+        while (took := time.perf_counter() - began) < seconds / 3:
+            session.run(feeds)
+            count += batch
+        rates.append(count / took)
+    return max(rates)
+
+
+def _report(
+    title: str,
+    found: dict[str, dict[int, list[Measured]]],
+    raw: list[float],
+    ready: dict[str, float],
+    idle: dict[str, float],
+    busy: dict[str, float],
+) -> None:
+    rows = []
+    for name, by_concurrency in found.items():
+        row = [name]
+        for concurrency in CONCURRENCIES:
+            rates = np.array([each.rate for each in by_concurrency[concurrency][1:]])
+            shares = rates / np.array(raw)
+            row.append(f"{np.median(rates):,.0f} ({np.median(shares):.2f}; {shares.min():.2f}-{shares.max():.2f})")
+        one, most = by_concurrency[1][1:], by_concurrency[CONCURRENCIES[-1]][1:]
+        row += [f"{np.median([e.p50 for e in one]):.3f}", f"{np.median([e.p99 for e in one]):.3f}"]
+        row += [f"{np.median([e.p99 for e in most]):.1f}"]
+        row += [f"{ready[name]:.2f}", f"{idle[name]:.0f}, {busy[name]:.0f}"]
+        rows.append(row)
+    columns = [f"req/s at {c} (of raw)" for c in CONCURRENCIES]
+    print_table(
+        f"{title}; {len(raw)} rounds; raw {np.median(raw):,.0f} rows/s ({min(raw):,.0f}-{max(raw):,.0f})\n"
+        f"{Machine.here()}",
+        ["server", *columns, "p50 ms at 1", "p99 at 1", "p99 at 32", "ready s", "MiB idle, after"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
