@@ -74,7 +74,9 @@ class Repository:
         """
         versions = self._models.get(name)
         if not versions:
-            raise UnknownModelError(f"no model {name[:100]!r} here; it serves {', '.join(sorted(self._models))}")
+            raise UnknownModelError(
+                f"no model {name[:100]!r} here; it serves {', '.join(sorted(self._models)) or 'none'}"
+            )
         found = versions.get(version or max(versions, key=int))
         if found is None:
             raise UnknownModelError(f"model {name!r} has no version {version[:40]!r}, only {', '.join(versions)}")

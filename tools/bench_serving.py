@@ -128,7 +128,8 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
     onnx.write_bytes(bundle.onnx(part))
     threads = len(os.sched_getaffinity(0))
     headers, chunks = oip.encode_request(random_feeds(part.inputs, 1), parameters={"binary_data_output": True})
-    script = _wrk_script(work, f"/v2/models/{part.name}/infer", headers, b"".join(chunks))
+    path, body = f"/v2/models/{part.name}/infer", b"".join(chunks)
+    script = _wrk_script(work, path, headers, body)
     options = ["--threads", str(threads), "--max-batch", str(MAX_BATCH), "--max-waiting", "1024"]
     commands = {"edgesdk": [*EDGESDK, "serve", str(folder), *options], "echo": [sys.executable, str(PEERS / "echo.py")]}
     for peer in peers:
@@ -144,6 +145,9 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
         servers = []
         for name, command in commands.items():
             servers.append(stack.enter_context(_started(name, command, part.name, onnx, threads, work)))
+            answer = requests.post(servers[-1].url + path, data=body, headers=headers, timeout=30)
+            if answer.status_code != 200:
+                sys.exit(f"bench_serving: {name} answered {answer.status_code}: {answer.text[:500]}")
             servers[-1].signal(signal.SIGSTOP)
         idle = {}
         for server in servers:
@@ -216,7 +220,7 @@ def _wrk(script: Path, url: str, concurrency: int, seconds: int) -> Measured:
     command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--latency", "-s", str(script), url]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in text or "Socket errors" in text:
-        sys.exit(f"bench_serving: {url}: {text}")
+        sys.exit(f"bench_serving: {url} at {concurrency}: {text}")
     units = {"us": 1e-3, "ms": 1.0, "s": 1e3}
     quantiles = {q: float(v) * units[u] for q, v, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text)}
     return Measured(float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]), quantiles["50"], quantiles["99"])

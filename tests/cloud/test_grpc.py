@@ -67,7 +67,8 @@ def test_models_are_loaded_and_unloaded(bundle, tmp_path):
         (entry,) = client.get_model_repository_index().models
         assert (entry.name, entry.version, entry.state, entry.reason) == ("tail", "3", "READY", "")
         client.unload_model("tail")
-        assert not client.is_model_ready("tail")
+        with pytest.raises(triton.InferenceServerException, match="no model 'tail' here; it serves none"):
+            client.is_model_ready("tail")
         assert [each.reason for each in client.get_model_repository_index().models] == ["unloaded"]
         client.load_model("tail")
         assert client.is_model_ready("tail", "3")

@@ -18,11 +18,11 @@ class TritonPythonModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession("PATH", options, providers=["CPUExecutionProvider"])
     def execute(self, requests):
-        rows = [np.from_dlpack(utils.get_input_tensor_by_name(r, "INPUT").to_dlpack()) for r in requests]
+        rows = [np.from_dlpack(utils.get_input_tensor_by_name(r, "INPUT")) for r in requests]
         found = self.session.run(None, {"INPUT": np.concatenate(rows)})[0]
         answers, start = [], 0
         for row in rows:
-            part = np.ascontiguousarray(found[start : start + len(row)])
+            part = np.array(found[start : start + len(row)])
             start += len(row)
             answers.append(utils.InferenceResponse([utils.Tensor.from_dlpack("OUTPUT", part)]))
         return answers
