@@ -11,14 +11,14 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup  ## Classify real images end to end, defended and undefended, and print where the time goes
 	$(BIN)/python tools/demo.py $(if $(DATA),"$(DATA)")
 
 test: setup  ## The fast tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup  ## The slow ones: trainings, whole data sets
 	$(BIN)/python -m pytest -m slow
