@@ -136,7 +136,10 @@ class Batcher:
         self._rows += rows
         self._alone = alone
         if not self._busy:
-            self._schedule(loop)
+            if alone and len(self._queue) == 1 and not self._batching.window_s:
+                self._start(loop)  # nobody else comes in this turn of the loop
+            else:
+                self._schedule(loop)
         return waiting.future
 
     def close(self) -> None:

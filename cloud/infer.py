@@ -43,18 +43,18 @@ class InferHandler:
     async def __call__(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
         """Read one request, and answer it."""
         headers = dict(scope["headers"])
-        asked = self._asked(scope, headers)
+        began = time.perf_counter_ns()
         request: oip.InferRequest | None = None
         try:
             body = await self._body(headers, receive)
             model = self._find(scope["path"]) or model  # a newer version may have come while the body did
-            asked = asked._replace(began=time.perf_counter_ns())
+            began = time.perf_counter_ns()
             length = headers.get(_HEADER_LENGTH)
             request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
-            status, found, chunks = 200, *await self._run(model, request, scope["client"], asked)
+            status, found, chunks = 200, *await self._run(model, request, scope, began)
         except Exception as error:  # the client gets one line, whatever it was
             failed = error.failure if isinstance(error, _Refusal) else failure(error, model.name)
-            self._observer.failed(model, asked, failed, request.id if request else "")
+            self._observer.failed(model, self._asked(scope, began), failed, request.id if request else "")
             if isinstance(error, _Gone):
                 return
             status, found, chunks = failed.status, {}, [error_body(failed.message)]
@@ -70,21 +70,21 @@ class InferHandler:
         await send({"type": "http.response.start", "status": status, "headers": listed})
         await send({"type": "http.response.body", "body": content})
 
-    def _asked(self, scope: Scope, headers: dict[bytes, bytes]) -> Asked:
+    def _asked(self, scope: Scope, began: int) -> Asked:
         if not self._observer.wants_headers:
-            return Asked(time.perf_counter_ns(), "", {})
+            return Asked(began, "", {})
         client = scope["client"]
-        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
-        return Asked(time.perf_counter_ns(), f"{client[0]}:{client[1]}" if client else "", told)
+        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        return Asked(began, f"{client[0]}:{client[1]}" if client else "", told)
 
     async def _run(
-        self, model: Model, request: oip.InferRequest, client: object, asked: Asked
+        self, model: Model, request: oip.InferRequest, scope: Scope, began: int
     ) -> tuple[dict[str, str], list[bytes]]:
         decoded = time.perf_counter_ns()
-        outputs, parameters, ran = await answer(model, request, alone=self._clients.alone(client))
+        outputs, parameters, ran = await answer(model, request, alone=self._clients.alone(scope["client"]))
         ended = time.perf_counter_ns()
         encoded = oip.encode_response(model.name, model.version, outputs, request=request, parameters=parameters)
-        self._observer.succeeded(model, asked, request.id, ran, decoded=decoded, ended=ended)
+        self._observer.succeeded(model, self._asked(scope, began), request.id, ran, decoded=decoded, ended=ended)
         return encoded
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:

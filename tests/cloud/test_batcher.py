@@ -221,6 +221,23 @@ def test_cheap_batches_run_on_the_event_loop_and_others_in_the_thread(make, func
     assert function.threads == ["worker", *["MainThread"] * 3, "worker", "MainThread"]  # of the first nothing is known
 
 
+def test_a_lone_short_request_is_run_before_the_loop_turns_and_others_are_not(make, function):
+    batcher, patient = make(), make(window_s=0.05)
+
+    async def ask():
+        for each in (batcher, patient):
+            await _submit(each, 1.0)  # how long it takes is known from here on
+        assert batcher.submit(_rows(1.0), 1, alone=True).done()
+        together = [batcher.submit(_rows(1.0), 1) for _ in range(2)]
+        assert not any(future.done() for future in together)
+        assert [ran.batch for ran in await asyncio.gather(*together)] == [2, 2]
+        waits = patient.submit(_rows(1.0), 1, alone=True)
+        assert not waits.done()
+        await waits
+
+    asyncio.run(ask())
+
+
 def test_the_wait_is_foretold(make, function):
     batcher = make(max_batch=1)
 
