@@ -80,20 +80,23 @@ _FAILURES: tuple[tuple[type[Exception], int, str, FailureReason], ...] = (
 
 def failure(error: Exception, model: str) -> Failure:
     """How to answer an error. What is not the client's doing is logged, and not shown to it."""
-    for kind, status, code, reason in _FAILURES:
-        if isinstance(error, kind):
-            return Failure(status, code, reason, str(error))
+    if known := _known(error):
+        return known
     _log.error("model %s failed", model, exc_info=error)
-    reason = "BACKEND" if isinstance(error, BackendError) else "OTHER"
+    reason: FailureReason = "BACKEND" if isinstance(error, BackendError) else "OTHER"
     return Failure(500, "INTERNAL", reason, f"model {model!r} failed; the server's log says how")
 
 
 def refusal(error: EdgeSDKError) -> Failure:
     """How to answer what an operator asked for and cannot have: unlike a client, they see why."""
+    return _known(error) or Failure(400, "INVALID_ARGUMENT", "OTHER", str(error))
+
+
+def _known(error: Exception) -> Failure | None:
     for kind, status, code, reason in _FAILURES:
         if isinstance(error, kind):
             return Failure(status, code, reason, str(error))
-    return Failure(400, "INVALID_ARGUMENT", "OTHER", str(error))
+    return None
 
 
 class Clients:

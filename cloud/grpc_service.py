@@ -20,14 +20,13 @@ from .observer import Asked, Observer
 from .protobuf import open_inference_pb2 as messages
 from .replies import EXTENSIONS, MAX_MESSAGE, NEEDS_TOKEN, SERVER_NAME
 from .repository import Repository
-from .server import bind
+from .server import DRAIN_SECONDS, free_port
 from .tls import TLS
 from .tokens import TokenFile
 
 __all__ = ["GrpcServer"]
 
 SERVICE = "inference.GRPCInferenceService"
-DRAIN_SECONDS = 30.0
 
 _log = logging.getLogger("edgesdk.requests")
 
@@ -91,8 +90,7 @@ class GrpcServer:
             for name, (method, kind) in methods.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        with bind(self._host, self.port) as free:  # for one clear error, where gRPC's library writes lines of its own
-            self.port = free.getsockname()[1]
+        self.port = free_port(self._host, self.port)
         address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
         try:
             if self._tls is None:

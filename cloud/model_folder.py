@@ -51,8 +51,7 @@ class ModelFolder:
         Raises:
             BundleError: as ``bundles`` has it.
         """
-        names = dict.fromkeys(name for name, _ in self.index())
-        return [(bundle, version) for name in names for version, bundle in self.bundles(name).items()]
+        return [(self._open(name, version), version) for name, version in self.index()]
 
     def bundles(self, name: str) -> dict[str, PartyBundle]:
         """The versions of a model, verified.
@@ -63,18 +62,21 @@ class ModelFolder:
             BundleError: one is damaged, not a server's, or its part has another name.
         """
         known = self.index()  # a name is only ever compared with what is there
-        found = {version: open_party(self._path / each / version, "server") for each, version in known if each == name}
+        found = {version: self._open(name, version) for each, version in known if each == name}
         if not found:
             names = ", ".join(dict.fromkeys(each for each, _ in known))
             raise UnknownModelError(f"the repository has no model {name[:100]!r}; it has {names}")
-        for bundle in found.values():
-            part = bundle.manifest.parts[0].name
-            if part != name:
-                raise BundleError(
-                    f"{bundle.path}: holds part {part!r}, and devices ask for it by that name; move it to "
-                    f"{self._path / part}"
-                )
         return found
+
+    def _open(self, name: str, version: str) -> PartyBundle:
+        bundle = open_party(self._path / name / version, "server")
+        part = bundle.manifest.parts[0].name
+        if part != name:
+            raise BundleError(
+                f"{bundle.path}: holds part {part!r}, and devices ask for it by that name; move it to "
+                f"{self._path / part}"
+            )
+        return bundle
 
 
 def numbered(bundles: Iterable[PartyBundle]) -> list[tuple[PartyBundle, str]]:

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 from edge_sdk.errors import DeviceError, needs_extra
 
-from .server import bind
+from .server import DRAIN_SECONDS, free_port
 from .service import Service, Settings
 from .tls import TLS
 
 __all__ = ["Replicas", "run"]
 
 APPLICATION = "edgesdk"
-DRAIN_SECONDS = 30.0
 
 
 class Replicas(NamedTuple):
@@ -81,8 +80,7 @@ def run(
         from ray.serve.config import HTTPOptions
 
     serve: Any = ray.serve  # its types fit neither its documents nor themselves
-    with bind(host, port) as free:  # for one clear error
-        port = free.getsockname()[1]
+    port = free_port(host, port)
     stop = threading.Event()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

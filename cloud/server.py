@@ -17,7 +17,7 @@ from edge_sdk.errors import DeviceError, reason
 from .protocol import GuardedProtocol
 from .tls import TLS
 
-__all__ = ["DRAIN_SECONDS", "bind", "run"]
+__all__ = ["DRAIN_SECONDS", "bind", "free_port", "run"]
 
 DRAIN_SECONDS = 30
 
@@ -33,6 +33,17 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except (OSError, OverflowError, UnicodeError) as error:
         raise DeviceError(f"cannot listen on {host}:{port}: {reason(error)}") from error
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0, for a library that binds by itself and would explain a failure less well.
+
+    Raises:
+        DeviceError: as for ``bind``.
+    """
+    with bind(host, port) as free:
+        number: int = free.getsockname()[1]
+    return number
 
 
 class Beside(Protocol):

@@ -92,15 +92,15 @@ class _Worker:
 
     def wait_until_ready(self) -> None:
         assert self._receiver is not None
-        problem = f"does not start within {START_SECONDS:g} s"
-        if self._receiver.poll(START_SECONDS):
-            try:
-                problem = self._receiver.recv_bytes().decode()
-            except EOFError:
-                self.process.join(5)
-                problem = f"ended with status {self.process.exitcode}"
+        if not self._receiver.poll(START_SECONDS):
+            raise BackendError(f"a worker does not start within {START_SECONDS:g} s")
+        try:
+            problem = self._receiver.recv_bytes().decode()
+        except EOFError as error:
+            self.process.join(5)
+            raise BackendError(f"a worker ended with status {self.process.exitcode}") from error
         if problem:
-            raise BackendError(f"a worker {problem}" if problem.startswith(("does", "ended")) else problem)
+            raise BackendError(problem)
 
     def revive(self) -> None:
         """Start another one in the place of one that has died."""

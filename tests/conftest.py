@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +176,20 @@ def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object, *preci
     images = parity_images(None, 32)
     export_bundle(checkpoint, out, images=images, precisions=precisions, calibration=images.pixels)  # type: ignore[arg-type]
     return out
+
+
+@contextmanager
+def answering_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of an HTTP server in threads of this process."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextmanager

@@ -27,22 +27,7 @@ from edge_sdk.bundle import open_party
 from edge_sdk.cli.tables import print_table
 from edge_sdk.profile.machine import Machine
 
-ECHO = """
-import socket, sys, uvicorn
-async def app(scope, receive, send):
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
-listener = socket.create_server(("127.0.0.1", 0))
-print(f"http://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
-config = uvicorn.Config(app, access_log=False, log_config=None, loop="uvloop", http="httptools", lifespan="off")
-uvicorn.Server(config).run(sockets=[listener])
-"""
+ECHO = Path(__file__).with_name("peers") / "echo.py"
 
 
 def main() -> None:
@@ -56,7 +41,7 @@ def main() -> None:
     threads = str(arguments.threads)
     with (
         process(serve(arguments.bundle / "server0", "--threads", threads)) as tail_url,
-        process([sys.executable, "-c", ECHO]) as echo_url,
+        process([sys.executable, str(ECHO)]) as echo_url,
     ):
         times = measure(arguments.bundle, tail_url, echo_url, arguments.rounds, arguments.warmup, arguments.threads)
     report(times, arguments.threads)

@@ -36,7 +36,7 @@ from edge_sdk.bundle import FORMAT_VERSION, Manifest, bundle_id, open_party, wri
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.profile.feeds import random_feeds
-from edge_sdk.profile.machine import Machine
+from edge_sdk.profile.machine import Machine, usable_cpus
 from edge_sdk.progress import track
 
 PEERS = Path(__file__).with_name("peers")
@@ -126,7 +126,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
     part = bundle.manifest.parts[0]
     onnx = work / "model.onnx"
     onnx.write_bytes(bundle.onnx(part))
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cpus()
     headers, chunks = oip.encode_request(random_feeds(part.inputs, 1), parameters={"binary_data_output": True})
     path, body = f"/v2/models/{part.name}/infer", b"".join(chunks)
     script = _wrk_script(work, path, headers, body)

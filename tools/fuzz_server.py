@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from serving import EDGESDK, process_of
+from serving import EDGESDK, process_of, resident_kib
 
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
@@ -318,12 +318,6 @@ def _read(server: subprocess.Popen[str], log: Counter[str]) -> None:
     assert server.stderr is not None
     for line in server.stderr:
         log["errors"] += " ERROR " in line or "Traceback" in line
-
-
-def resident_kib(pid: int) -> int:
-    """Memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])
 
 
 if __name__ == "__main__":

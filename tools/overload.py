@@ -28,8 +28,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
-from fuzz_server import resident_kib
-from serving import process_of, serve
+from serving import process_of, resident_kib, serve
 
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend

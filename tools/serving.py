@@ -37,3 +37,9 @@ def process_of(command: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[s
 def serve(folder: Path, *options: str) -> tuple[str, ...]:
     """The command that serves a server's folder on a free port of this machine."""
     return (*EDGESDK, "serve", str(folder), "--port", "0", *options)
+
+
+def resident_kib(pid: int) -> int:
+    """Memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])

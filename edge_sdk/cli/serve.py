@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import closing
 from logging import getLogger
@@ -119,8 +118,10 @@ def serve(
         log_requests=log_requests,
     )
 
+    shown = f"[{host}]" if ":" in host else host
+
     def ready(names: Iterable[str], port: int, also: str = "") -> None:
-        address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        address = f"{'https' if tls else 'http'}://{shown}:{port}"
         text = f"{', '.join(dict.fromkeys(names)) or 'no model'} ready at {address}{also}"
         if log_format == "json":
             getLogger("edgesdk.cloud").info(text)
@@ -142,8 +143,10 @@ def serve(
     if workers > 1:
         from cloud.workers import run_workers
 
+        from ..profile.machine import usable_cpus
+
         if threads is None:  # together they have the cores that one process would have
-            mine = max(len(os.sched_getaffinity(0)) // workers, 1)
+            mine = max(usable_cpus() // workers, 1)
             settings = settings._replace(execution=settings.execution._replace(num_threads=mine))
         configure(log_format, requests=log_requests)
         names = settings.check()
@@ -164,7 +167,7 @@ def serve(
             beside = GrpcServer(service.repository, host, grpc_port, max_body_bytes=limit, tls=tls, tokens=tokens)
 
         def on_ready() -> None:
-            also = f" and by gRPC at {host}:{beside.port}" if beside else ""
+            also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
             ready((model.name for model in service.repository), listener.getsockname()[1], also)
 
         run_server(service.app, listener, on_ready=on_ready, tls=tls, beside=beside)

@@ -7,7 +7,7 @@ import platform
 
 import msgspec
 
-__all__ = ["Machine", "processor_name"]
+__all__ = ["Machine", "processor_name", "usable_cpus"]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -27,11 +27,10 @@ class Machine(msgspec.Struct, frozen=True):
 
         from .. import __version__
 
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
             processor=processor_name(),
-            num_cpus=usable,
+            num_cpus=usable_cpus(),
             python=platform.python_version(),
             onnxruntime=onnxruntime.__version__,  # of whichever distribution: a Jetson has its own
             edgesdk=__version__,
@@ -39,6 +38,11 @@ class Machine(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.processor}, {self.num_cpus} CPUs, {self.system}, ONNX Runtime {self.onnxruntime}"
+
+
+def usable_cpus() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:

@@ -1,9 +1,8 @@
 """What a server tells of its requests: lines of the log, and spans that continue the device's."""
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 from edge_sdk import oip
 from edge_sdk.client import Client
 
-from ..conftest import assert_one_line_error, edgesdk, edgesdk_here, serving
+from ..conftest import answering_by, assert_one_line_error, edgesdk, edgesdk_here, serving
 
 FEATURES = np.random.default_rng(1).random((2, 12, 8, 8), np.float32)
 
@@ -96,15 +95,8 @@ def _collector():
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", spans
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering_by(Handler) as url:
+        yield url, spans
 
 
 @pytest.fixture

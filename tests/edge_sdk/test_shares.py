@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from edge_sdk.collusion import ColocationWarning
 from edge_sdk.errors import BundleError, CollusionError, ConfigError, RemoteError, RemoteTimeout
 from edge_sdk.tensors import TensorSpec
 
-from ..conftest import assert_one_line_error, edgesdk, serving
+from ..conftest import answering_by, assert_one_line_error, edgesdk, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -74,15 +74,8 @@ def impostor(bundle, k, answer):
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering_by(Handler) as url:
+        yield url, asked
 
 
 def _tensor(name, array):

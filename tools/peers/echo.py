@@ -1,6 +1,8 @@
-"""A bare uvicorn that sends each body back: what any server on it pays at least."""
+"""A bare uvicorn that sends each body back: what any server on it pays at least. Tells its address on stderr."""
 
 import os
+import socket
+import sys
 
 import uvicorn
 
@@ -16,4 +18,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
-uvicorn.run(app, port=int(os.environ["BENCH_PORT"]), access_log=False, log_config=None, loop="uvloop", http="httptools")
+listener = socket.create_server(("127.0.0.1", int(os.environ.get("BENCH_PORT", "0"))))
+print(f"http://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
+config = uvicorn.Config(app, access_log=False, log_config=None, loop="uvloop", http="httptools", lifespan="off")
+uvicorn.Server(config).run(sockets=[listener])
