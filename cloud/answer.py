@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from .batcher import Ran
 from .models import Model
 from .statistics import FailureReason
 
-__all__ = ["Answer", "Clients", "Failure", "answer", "failure", "refusal"]
+__all__ = ["Answer", "Clients", "Failure", "begin", "complete", "failure", "refusal"]
 
 ALONE_SECONDS = 1.0
 """After which a connection that nobody else has asked beside counts as the only one."""
@@ -32,14 +33,13 @@ _log = logging.getLogger("edgesdk.cloud")
 
 
 class Answer(NamedTuple):
-    """The outputs that were asked for, by name; what the answer says besides; and how it was run."""
+    """The outputs that were asked for, by name, and what the answer says besides."""
 
     outputs: dict[str, Array]
     parameters: Parameters
-    ran: Ran
 
 
-async def answer(model: Model, request: InferRequest, *, alone: bool, time_left: float | None = None) -> Answer:
+def begin(model: Model, request: InferRequest, *, alone: bool, time_left: float | None = None) -> asyncio.Future[Ran]:
     """Check a request, and have the model run it.
 
     Args:
@@ -50,14 +50,22 @@ async def answer(model: Model, request: InferRequest, *, alone: bool, time_left:
 
     Raises:
         TensorError: the request does not fit the model.
-        OverloadError, ExpiredError, BackendError: as the model says.
+        UnknownModelError, OverloadError: as the model says.
+
+    Returns:
+        What ``Model.submit`` does.
     """
-    wanted = _wanted(model, request)
+    _check_outputs(model, request)
     _check_bundle(model, request)
-    deadline = _deadline(request, time_left)
-    ran = await model.infer(request.inputs, deadline=deadline, alone=alone)
+    return model.submit(request.inputs, deadline=_deadline(request, time_left), alone=alone)
+
+
+def complete(model: Model, request: InferRequest, ran: Ran) -> Answer:
+    """The answer to a request that has run."""
     parameters: Parameters = {"queue_us": ran.queue_ns // 1000, "compute_us": ran.compute_ns // 1000}
-    return Answer({name: ran.outputs[name] for name in wanted}, parameters, ran)
+    if request.outputs is None:
+        return Answer(ran.outputs, parameters)
+    return Answer({output.name: ran.outputs[output.name] for output in request.outputs}, parameters)
 
 
 class Failure(NamedTuple):
@@ -114,14 +122,13 @@ class Clients:
         return now - self._since >= ALONE_SECONDS
 
 
-def _wanted(model: Model, request: InferRequest) -> list[str]:
-    known = [spec.name for spec in model.outputs]
+def _check_outputs(model: Model, request: InferRequest) -> None:
     if request.outputs is None:
-        return known
+        return
+    known = [spec.name for spec in model.outputs]
     wanted = [output.name for output in request.outputs]
     if not wanted or not set(wanted) <= set(known) or len(set(wanted)) < len(wanted):
         raise TensorError(f"outputs {wanted} were asked for; each may be asked for once, and there are {known}")
-    return wanted
 
 
 def _check_bundle(model: Model, request: InferRequest) -> None:

@@ -48,26 +48,28 @@ class Application:
 
     def __init__(self, repository: Repository, *, max_body_bytes: int = DEFAULT_MAX_BODY) -> None:
         self._repository = repository
-        self._paths: dict[str, Model] = {}
-        self._infer = InferHandler(max_body_bytes, lambda path: self._paths.get(path))
+        self._paths: dict[bytes, Model] = {}
+        self.infer = InferHandler(max_body_bytes, lambda path: self._paths.get(path))
         repository.on_change = self._find_paths
         self._find_paths()
         self._rest = self._routes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's entry."""
-        model = self._paths.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        model = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            model = self._paths.get(scope["path"].encode("utf-8", "surrogatepass"))
         if model is None:
             await self._rest(scope, receive, send)
         else:
-            await self._infer(model, scope, receive, send)
+            await self.infer(model, scope, receive, send)
 
     def _find_paths(self) -> None:
         paths = {}
         for model in self._repository:
             name = f"/v2/models/{model.name}"
-            paths[f"{name}/infer"] = self._repository.find(model.name)
-            paths[f"{name}/versions/{model.version}/infer"] = model
+            paths[f"{name}/infer".encode()] = self._repository.find(model.name)
+            paths[f"{name}/versions/{model.version}/infer".encode()] = model
         self._paths = paths
 
     def _routes(self) -> Starlette:

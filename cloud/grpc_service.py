@@ -14,7 +14,7 @@ import edge_sdk
 from edge_sdk import oip
 from edge_sdk.errors import DeviceError, EdgeSDKError
 
-from .answer import Clients, Failure, answer, failure, refusal
+from .answer import Clients, Failure, begin, complete, failure, refusal
 from .grpc_tensors import decode_request, encode_response
 from .observer import Asked, Observer
 from .protobuf import open_inference_pb2 as messages
@@ -163,7 +163,8 @@ class GrpcServer:
             decoded = time.perf_counter_ns()
             alone = self._clients.alone(context.peer())
             left = context.time_remaining()
-            outputs, parameters, ran = await answer(model, decoded_request, alone=alone, time_left=left)
+            ran = await begin(model, decoded_request, alone=alone, time_left=left)
+            outputs, parameters = complete(model, decoded_request, ran)
             ended = time.perf_counter_ns()
             encoded = encode_response(model.name, model.version, request, outputs, parameters)
         except Exception as error:

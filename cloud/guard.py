@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,7 +15,7 @@ from .replies import NEEDS_TOKEN, error_body
 from .status_page import STATUS_PATHS
 from .tokens import TokenFile
 
-__all__ = ["Guard", "Limits", "RateLimit"]
+__all__ = ["Guard", "Limits", "RateLimit", "Refusal"]
 
 OPEN_PATHS = frozenset(("/v2/health/live", "/v2/health/ready", *STATUS_PATHS))
 """For an orchestrator's probes and a browser's first look, which have no token; they say nothing of the models."""
@@ -38,6 +39,14 @@ class Limits(NamedTuple):
     max_concurrency: int | None = None
 
 
+class Refusal(NamedTuple):
+    """A request that is not let in: status, message and one header."""
+
+    status: int
+    message: str
+    header: tuple[bytes, bytes]
+
+
 class Guard:
     """Answers 401 without a right token, 429 to too many requests of one address, 503 beyond the concurrency.
 
@@ -57,26 +66,33 @@ class Guard:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        if self._tokens is not None and not self._tokens.allows(_authorization(scope)):
-            header = (b"www-authenticate", b'Bearer realm="edgesdk"')
-            await _refuse(scope, send, 401, NEEDS_TOKEN, header)
+        refused = self.enter(scope["headers"], scope["client"])
+        if refused is not None:
+            await _refuse(scope, send, refused)
             return
-        if self._rate is not None:
-            client = scope["client"]
-            wait = self._rate.wait_seconds(client[0] if client else "")
-            if wait > 0:
-                header = (b"retry-after", b"%d" % math.ceil(wait))
-                await _refuse(scope, send, 429, f"more than {self._limits.max_rate:g} requests a second", header)
-                return
-        most = self._limits.max_concurrency
-        if most is not None and self._under_way >= most:
-            await _refuse(scope, send, 503, f"{most} requests are under way already", (b"retry-after", b"1"))
-            return
-        self._under_way += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._under_way -= 1
+            self.leave()
+
+    def enter(self, headers: Iterable[tuple[bytes, bytes]], client: tuple[str, int] | None) -> Refusal | None:
+        """Let a request in, or say why not. Who is let in must ``leave``."""
+        if self._tokens is not None and not self._tokens.allows(_authorization(headers)):
+            return Refusal(401, NEEDS_TOKEN, (b"www-authenticate", b'Bearer realm="edgesdk"'))
+        if self._rate is not None:
+            wait = self._rate.wait_seconds(client[0] if client else "")
+            if wait > 0:
+                message = f"more than {self._limits.max_rate:g} requests a second"
+                return Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait)))
+        most = self._limits.max_concurrency
+        if most is not None and self._under_way >= most:
+            return Refusal(503, f"{most} requests are under way already", (b"retry-after", b"1"))
+        self._under_way += 1
+        return None
+
+    def leave(self) -> None:
+        """A request that was let in has ended."""
+        self._under_way -= 1
 
 
 class RateLimit:
@@ -102,16 +118,18 @@ class RateLimit:
         return wait
 
 
-def _authorization(scope: Scope) -> bytes | None:
-    found = [value for name, value in scope["headers"] if name == b"authorization"]
+def _authorization(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    found = [value for name, value in headers if name == b"authorization"]
     return found[0] if len(found) == 1 else None
 
 
-async def _refuse(scope: Scope, send: Send, status: int, message: str, header: tuple[bytes, bytes]) -> None:
+async def _refuse(scope: Scope, send: Send, refused: Refusal) -> None:
     if _log.isEnabledFor(logging.INFO):
         host, port = scope["client"] or ("", "")
-        _log.info("refused", extra={"status": status, "client": f"{host}:{port}", "path": scope["path"][:200]})
-    content = error_body(message)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), header]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+        told = {"status": refused.status, "client": f"{host}:{port}", "path": scope["path"][:200]}
+        _log.info("refused", extra=told)
+    content = error_body(refused.message)
+    length = (b"content-length", b"%d" % len(content))
+    headers = [(b"content-type", b"application/json"), length, refused.header]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

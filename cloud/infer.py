@@ -1,31 +1,65 @@
-"""The inference call over HTTP, as an ASGI handler of its own: a router's objects cost more than a small model's run.
+"""The inference call over HTTP: from a body to a reply, for whichever server has read the one and sends the other.
 
 Errors besides those of ``answer``: 413 for too long a body, 415 for an encoding not spoken; 503 has Retry-After.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from edge_sdk import oip
 
-from .answer import Clients, Failure, answer, failure
+from .answer import Clients, Failure, begin, complete, failure
+from .batcher import Ran
 from .compression import ENCODINGS, choose_encoding, compress, decompress
 from .models import Model
 from .observer import Asked, Observer
 from .replies import error_body
 from .statistics import FailureReason
 
-__all__ = ["InferHandler"]
+__all__ = ["Call", "Headers", "InferHandler", "Reply"]
+
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case."""
 
 LONGEST_RETRY = 60
 """Seconds that a refused client is asked to stay away at most."""
 
 _HEADER_LENGTH = oip.HEADER_LENGTH.lower().encode()
+
+
+class Call(msgspec.Struct):
+    """A call whose headers are there.
+
+    Attributes:
+        model: that its path stands for.
+        path: of the URL.
+        headers: of it.
+        client: host and port, where they are known.
+        began: when the body was there, or before that, the headers; by ``time.perf_counter_ns``.
+    """
+
+    model: Model
+    path: bytes
+    headers: Headers
+    client: tuple[str, int] | None
+    began: int
+
+
+class Reply(NamedTuple):
+    """What is sent back."""
+
+    status: int
+    headers: Headers
+    content: bytes
 
 
 class InferHandler:
@@ -36,94 +70,150 @@ class InferHandler:
         find: the model that a path stands for now.
     """
 
-    def __init__(self, max_body_bytes: int, find: Callable[[str], Model | None]) -> None:
-        self.max_body_bytes, self._find = max_body_bytes, find
+    def __init__(self, max_body_bytes: int, find: Callable[[bytes], Model | None]) -> None:
+        self.max_body_bytes, self.find = max_body_bytes, find
         self._clients, self._observer = Clients(), Observer()
 
-    async def __call__(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read one request, and answer it."""
-        headers = dict(scope["headers"])
-        began = time.perf_counter_ns()
-        request: oip.InferRequest | None = None
+    def answer(self, call: Call, body: bytes, done: Callable[[Reply], None]) -> None:
+        """Answer a call whose body is there.
+
+        Args:
+            call: the rest of it.
+            body: as it was sent.
+            done: is given the reply: at once, or later by the event loop.
+        """
+        call.began = time.perf_counter_ns()
+        call.model = self.find(call.path) or call.model  # a newer version may have come while the body did
+        request = None
         try:
-            body = await self._body(headers, receive)
-            model = self._find(scope["path"]) or model  # a newer version may have come while the body did
-            began = time.perf_counter_ns()
+            headers = dict(call.headers)
+            if b"content-encoding" in headers:
+                body = self._decompressed(headers, body)
             length = headers.get(_HEADER_LENGTH)
             request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
-            status, found, chunks = 200, *await self._run(model, request, scope, began)
+            decoded = time.perf_counter_ns()
+            running = begin(call.model, request, alone=self._clients.alone(call.client))
         except Exception as error:  # the client gets one line, whatever it was
-            failed = error.failure if isinstance(error, _Refusal) else failure(error, model.name)
-            self._observer.failed(model, self._asked(scope, began), failed, request.id if request else "")
-            if isinstance(error, _Gone):
+            done(self._failed(call, error, request.id if request else ""))
+            return
+        if running.done():
+            self._finish(call, request, decoded, done, running)
+        else:
+            running.add_done_callback(partial(self._finish, call, request, decoded, done))
+
+    def gone(self, call: Call) -> None:
+        """Note that a client left before its body was there; 499 is what logs of nginx and others call that."""
+        self._observer.failed(call.model, self._asked(call), Failure(499, "CANCELLED", "CANCELED", "the client left"))
+
+    async def __call__(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read one request of an ASGI server, and answer it."""
+        call = Call(
+            model,
+            scope["path"].encode("utf-8", "surrogatepass"),
+            scope["headers"],
+            scope["client"],
+            time.perf_counter_ns(),
+        )
+        try:
+            body = await self._body(dict(call.headers), receive)
+        except _Refusal as error:
+            reply = self._failed(call, error)
+        else:
+            if body is None:
+                self.gone(call)
                 return
-            status, found, chunks = failed.status, {}, [error_body(failed.message)]
-            if status == 503:
-                found["Retry-After"] = str(max(math.ceil(min(model.wait_seconds, LONGEST_RETRY)), 1))
-        content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        accepted = headers.get(b"accept-encoding")
-        if accepted and (encoding := choose_encoding(accepted.decode("latin-1"), len(content))):
-            content, found["Content-Encoding"] = compress(content, encoding), encoding
-        found.setdefault("Content-Type", "application/json")
-        listed = [(name.lower().encode(), value.encode()) for name, value in found.items()]
-        listed.append((b"content-length", b"%d" % len(content)))
-        await send({"type": "http.response.start", "status": status, "headers": listed})
-        await send({"type": "http.response.body", "body": content})
+            replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            self.answer(call, body, replied.set_result)
+            reply = await asyncio.shield(replied)
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": reply.content})
 
-    def _asked(self, scope: Scope, began: int) -> Asked:
+    def _finish(
+        self,
+        call: Call,
+        request: oip.InferRequest,
+        decoded: int,
+        done: Callable[[Reply], None],
+        running: asyncio.Future[Ran],
+    ) -> None:
+        model = call.model
+        try:
+            ran = running.result()
+            outputs, parameters = complete(model, request, ran)
+            ended = time.perf_counter_ns()
+            found, chunks = oip.encode_response(
+                model.name, model.version, outputs, request=request, parameters=parameters
+            )
+            self._observer.succeeded(model, self._asked(call), request.id, ran, decoded=decoded, ended=ended)
+            reply = self._reply(call, 200, found, b"".join(chunks))
+        except Exception as error:
+            reply = self._failed(call, error, request.id)
+        done(reply)
+
+    def _failed(self, call: Call, error: Exception, request_id: str = "") -> Reply:
+        model = call.model
+        failed = error.failure if isinstance(error, _Refusal) else failure(error, model.name)
+        self._observer.failed(model, self._asked(call), failed, request_id)
+        found = {"Content-Type": "application/json"}
+        if failed.status == 503:
+            found["Retry-After"] = str(max(math.ceil(min(model.wait_seconds, LONGEST_RETRY)), 1))
+        return self._reply(call, failed.status, found, error_body(failed.message))
+
+    def _reply(self, call: Call, status: int, found: dict[str, str], content: bytes) -> Reply:
+        headers = [(name.lower().encode(), value.encode()) for name, value in found.items()]
+        for name, accepted in call.headers:
+            if name == b"accept-encoding" and (encoding := choose_encoding(accepted.decode("latin-1"), len(content))):
+                content = compress(content, encoding)
+                headers.append((b"content-encoding", encoding.encode()))
+                break
+        headers.append((b"content-length", b"%d" % len(content)))
+        return Reply(status, headers, content)
+
+    def _asked(self, call: Call) -> Asked:
         if not self._observer.wants_headers:
-            return Asked(began, "", {})
-        client = scope["client"]
-        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        return Asked(began, f"{client[0]}:{client[1]}" if client else "", told)
+            return Asked(call.began, "", {})
+        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}
+        return Asked(call.began, f"{call.client[0]}:{call.client[1]}" if call.client else "", told)
 
-    async def _run(
-        self, model: Model, request: oip.InferRequest, scope: Scope, began: int
-    ) -> tuple[dict[str, str], list[bytes]]:
-        decoded = time.perf_counter_ns()
-        outputs, parameters, ran = await answer(model, request, alone=self._clients.alone(scope["client"]))
-        ended = time.perf_counter_ns()
-        encoded = oip.encode_response(model.name, model.version, outputs, request=request, parameters=parameters)
-        self._observer.succeeded(model, self._asked(scope, began), request.id, ran, decoded=decoded, ended=ended)
-        return encoded
-
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
-        if encoding not in ("identity", *ENCODINGS):
-            known = ", ".join(ENCODINGS)
-            raise _Refusal(415, f"content-encoding {encoding[:40]!r} is not spoken here; {known} and none at all are")
-        too_long = f"the body is longer than {self.max_body_bytes} bytes"
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+        """None from a client that left."""
+        _check_encoding(headers)
         stated = headers.get(b"content-length", b"0")
         if stated.isdigit() and int(stated[:20]) > self.max_body_bytes:
-            raise _Refusal(413, too_long)
+            raise self._too_long()
         chunks, length, more = [], 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Gone
+                return None
             chunk = message.get("body", b"")
             length += len(chunk)
             if length > self.max_body_bytes:
-                raise _Refusal(413, too_long)
+                raise self._too_long()
             chunks.append(chunk)
             more = message.get("more_body", False)
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if encoding == "identity":
-            return body
-        whole = decompress(body, encoding, self.max_body_bytes)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _decompressed(self, headers: dict[bytes, bytes], body: bytes) -> bytes:
+        encoding = _check_encoding(headers)
+        whole = body if encoding == "identity" else decompress(body, encoding, self.max_body_bytes)
         if whole is None:
-            raise _Refusal(413, too_long)
+            raise self._too_long()
         return whole
+
+    def _too_long(self) -> _Refusal:
+        return _Refusal(413, f"the body is longer than {self.max_body_bytes} bytes")
+
+
+def _check_encoding(headers: dict[bytes, bytes]) -> str:
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if encoding not in ("identity", *ENCODINGS):
+        known = ", ".join(ENCODINGS)
+        raise _Refusal(415, f"content-encoding {encoding[:40]!r} is not spoken here; {known} and none at all are")
+    return encoding
 
 
 class _Refusal(Exception):
     def __init__(self, status: int, message: str, reason: FailureReason = "OTHER") -> None:
         super().__init__(message)
         self.failure = Failure(status, "INVALID_ARGUMENT", reason, message)
-
-
-class _Gone(_Refusal):
-    """The client left before its body was there; 499 is what logs of nginx and others call that."""
-
-    def __init__(self) -> None:
-        super().__init__(499, "the client left", "CANCELED")

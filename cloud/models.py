@@ -100,8 +100,10 @@ class Model:
         """How long a new request would wait, about; infinite before the first run."""
         return self._batcher.wait_seconds
 
-    async def infer(self, feeds: Mapping[str, Array], *, deadline: float | None = None, alone: bool = False) -> Ran:
-        """Check the arrays against the model's inputs, wait for the model, run it.
+    def submit(
+        self, feeds: Mapping[str, Array], *, deadline: float | None = None, alone: bool = False
+    ) -> asyncio.Future[Ran]:
+        """Check the arrays against the model's inputs, and queue them for it.
 
         Args:
             feeds: arrays by name.
@@ -112,8 +114,9 @@ class Model:
             UnknownModelError: it is being unloaded.
             TensorError: the arrays do not fit, hold values that are not finite, or have more rows than the model takes.
             OverloadError: too many requests wait.
-            ExpiredError: the deadline passed.
-            BackendError: the model failed.
+
+        Returns:
+            A future; it ends in ExpiredError after the deadline, in BackendError where the model failed.
         """
         if self._closing:
             raise UnknownModelError(f"model {self.name!r}, version {self.version}, was unloaded meanwhile")
@@ -124,7 +127,7 @@ class Model:
         most = self._backend.max_batch
         if most is not None and rows > most:
             raise TensorError(f"{rows} rows in one request; this model was built for {most} at most")
-        return await self._batcher.submit(feeds, rows, deadline=deadline, alone=alone)
+        return self._batcher.submit(feeds, rows, deadline=deadline, alone=alone)
 
     async def drain(self) -> None:
         """Take no more requests, and wait for those that were taken."""

@@ -24,6 +24,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_bytes = 0
         self._in_head = True
+        self._ended = False
         self._since: float | None = self.loop.time()
         self._look: asyncio.Handle = self.loop.call_later(LOOK_SECONDS, self._check_time)
 
@@ -32,8 +33,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._ended = False
         super().data_received(data)
-        if self._in_head:
+        if self._in_head and not self._ended:  # else only some of these bytes are of the headers
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
                 self.send_400_response(f"headers of more than {MAX_HEADER_BYTES} bytes")
@@ -47,8 +49,11 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._since = None
+        self._message_ended()
         super().on_message_complete()
+
+    def _message_ended(self) -> None:
+        self._since, self._ended = None, True
 
     def _check_time(self) -> None:
         if self._since is not None and self.loop.time() - self._since > RECEIVE_SECONDS:

@@ -7,14 +7,15 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from edge_sdk.errors import DeviceError, reason
 
-from .protocol import GuardedProtocol
+from .direct import Direct, DirectProtocol
 from .tls import TLS
 
 __all__ = ["DRAIN_SECONDS", "bind", "free_port", "run"]
@@ -58,6 +59,7 @@ class Beside(Protocol):
 
 def run(
     app: ASGIApp,
+    direct: Direct,
     listener: socket.socket,
     *,
     on_ready: Callable[[], None],
@@ -68,6 +70,7 @@ def run(
 
     Args:
         app: over HTTP.
+        direct: answers the inference calls in its place.
         listener: for it.
         on_ready: called once everything listens.
         tls: None serves in the clear.
@@ -81,7 +84,7 @@ def run(
         access_log=False,
         log_config=None,
         loop="uvloop",
-        http=GuardedProtocol,
+        http=cast(Any, partial(DirectProtocol, direct=direct)),
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,
         ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,

@@ -12,6 +12,7 @@ from edge_sdk.bundle import PartyBundle, open_party
 
 from .app import DEFAULT_MAX_BODY, Application
 from .batcher import Batching
+from .direct import Direct
 from .guard import Guard, Limits
 from .logs import LogFormat, configure
 from .model_folder import ModelFolder, numbered
@@ -82,7 +83,7 @@ class Settings(NamedTuple):
 
 
 class Service:
-    """Models that are loaded and warm, and the application that serves them.
+    """Models that are loaded and warm, the application that serves them, and its way round ASGI.
 
     Args:
         settings: of it.
@@ -100,9 +101,10 @@ class Service:
         self.tokens = TokenFile(settings.token_file) if settings.token_file else None
         for bundle, version in settings.bundles():
             self.repository.add(settings.open_model(bundle, version))
-        self.app: ASGIApp = Application(self.repository, max_body_bytes=settings.max_body_bytes)
-        if self.tokens or any(settings.limits):
-            self.app = Guard(self.app, self.tokens, settings.limits)
+        application = Application(self.repository, max_body_bytes=settings.max_body_bytes)
+        guard = Guard(application, self.tokens, settings.limits) if self.tokens or any(settings.limits) else None
+        self.app: ASGIApp = guard or application
+        self.direct = Direct(application.infer, guard)
 
     def close(self) -> None:
         """Free the models."""

@@ -141,7 +141,7 @@ def _work(settings: Settings, listener: socket.socket, tls: TLS | None, folder: 
         with closing(Service(settings)) as service:
             siblings = Siblings(folder, str(os.getpid()), service.repository.own_statistics)
             service.repository.siblings = siblings.others
-            run(service.app, listener, on_ready=lambda: ready.send_bytes(b""), tls=tls, beside=siblings)
+            run(service.app, service.direct, listener, on_ready=lambda: ready.send_bytes(b""), tls=tls, beside=siblings)
     except EdgeSDKError as error:
         ready.send_bytes(str(error).encode())
         sys.exit(1)

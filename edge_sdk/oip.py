@@ -94,6 +94,8 @@ class InferResponse(msgspec.Struct):
     parameters: Parameters = {}
 
 
+_LITTLE_ENDIAN = {name: dtype.newbyteorder("<") for name, dtype in DTYPES.items()}
+
 _request_decoder = msgspec.json.Decoder(_RequestHeader)
 _response_decoder = msgspec.json.Decoder(_ResponseHeader)
 _encoder = msgspec.json.Encoder()
@@ -232,7 +234,9 @@ def _decode_tensors(tensors: list[Tensor], raw: memoryview) -> dict[str, Array]:
             )
         if offset + int(size) > len(raw):
             raise TensorError(f"tensor {tensor.name!r}: {size} bytes declared, {len(raw) - offset} left in the body")
-        array = np.frombuffer(raw, dtype.newbyteorder("<"), count, offset).astype(dtype, copy=False)
+        array = np.frombuffer(raw, _LITTLE_ENDIAN[tensor.datatype], count, offset)
+        if array.dtype != dtype:  # on a big-endian machine
+            array = array.astype(dtype)
         try:
             # The JSON part ends anywhere, and not every processor reads unaligned numbers.
             arrays[tensor.name] = (array if array.flags.aligned else array.copy()).reshape(tensor.shape)

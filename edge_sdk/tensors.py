@@ -74,10 +74,10 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if array.dtype != self.numpy_dtype:
             raise TensorError(f"tensor {self.name!r}: expected dtype {self.dtype}, got {dtype_name(array.dtype)}")
-        fits = len(array.shape) == len(self.shape) and all(
-            want is None or want == got for want, got in zip(self.shape, array.shape, strict=True)
-        )
-        if not fits:
+        # On every request's way: a list is quicker than any() and a generator.
+        if len(array.shape) != len(self.shape) or [
+            1 for want, got in zip(self.shape, array.shape, strict=True) if want not in (None, got)
+        ]:
             want = [-1 if size is None else size for size in self.shape]
             raise TensorError(f"tensor {self.name!r}: expected shape {want}, got {list(array.shape)}")
         if array.shape and array.shape[0] == 0:
@@ -109,11 +109,12 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> No
     Raises:
         TensorError: the first difference.
     """
-    names = [spec.name for spec in specs]
-    if set(feeds) != set(names):
-        raise TensorError(f"expected tensors {sorted(names)}, got {sorted(feeds)}")
+    if feeds.keys() != {spec.name for spec in specs}:
+        raise TensorError(f"expected tensors {sorted(spec.name for spec in specs)}, got {sorted(feeds)}")
     for spec in specs:
         spec.check(feeds[spec.name])
+    if len(specs) == 1:
+        return
     batches = {spec.name: len(feeds[spec.name]) for spec in specs if spec.shape and spec.shape[0] is None}
     if len(set(batches.values())) > 1:
         raise TensorError(f"tensors of one request differ in batch size: {batches}")

@@ -170,4 +170,4 @@ def serve(
             also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
             ready((model.name for model in service.repository), listener.getsockname()[1], also)
 
-        run_server(service.app, listener, on_ready=on_ready, tls=tls, beside=beside)
+        run_server(service.app, service.direct, listener, on_ready=on_ready, tls=tls, beside=beside)

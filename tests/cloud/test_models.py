@@ -38,10 +38,14 @@ def model(backend):
     model.close()
 
 
+async def _run(model, feeds):
+    return await model.submit(feeds)
+
+
 def test_it_is_warm_before_the_first_request(model, backend):
     assert set(backend.runs) == {("MainThread", 1)}
     backend.runs.clear()
-    ran = asyncio.run(model.infer(FEATURES))
+    ran = asyncio.run(_run(model, FEATURES))
     assert backend.runs == [("model-tail", 2)]
     assert (ran.rows, ran.batch) == (2, 2)
     assert ran.outputs["logits"].shape == (2, 10)
@@ -49,7 +53,7 @@ def test_it_is_warm_before_the_first_request(model, backend):
 
 def test_several_requests_get_what_each_alone_would(model, backend):
     async def all_at_once():
-        return await asyncio.gather(*(model.infer({"features": FEATURES["features"] * i}) for i in (1, 2, 3)))
+        return await asyncio.gather(*(_run(model, {"features": FEATURES["features"] * i}) for i in (1, 2, 3)))
 
     backend.runs.clear()
     together = asyncio.run(all_at_once())
@@ -69,7 +73,7 @@ def test_a_model_of_one_batch_size_joins_none(make_checkpoint, tmp_path):
     shape = model.inputs[0].shape
 
     async def two():
-        return await asyncio.gather(*(model.infer({"features": np.zeros(shape, np.float32)}) for _ in range(2)))
+        return await asyncio.gather(*(_run(model, {"features": np.zeros(shape, np.float32)}) for _ in range(2)))
 
     assert [ran.batch for ran in asyncio.run(two())] == [1, 1]
     model.close()
@@ -86,7 +90,7 @@ def test_a_model_of_one_batch_size_joins_none(make_checkpoint, tmp_path):
 )
 def test_what_does_not_fit_never_reaches_a_batch(model, backend, feeds, words):
     async def both():
-        return await asyncio.gather(model.infer(feeds), model.infer(FEATURES), return_exceptions=True)
+        return await asyncio.gather(_run(model, feeds), _run(model, FEATURES), return_exceptions=True)
 
     refused, served = asyncio.run(both())
     assert isinstance(refused, TensorError)
@@ -98,5 +102,5 @@ def test_more_rows_than_the_library_takes_are_refused(backend):
     backend.max_batch = 1
     model = Model("tail", backend, {}, Batching(max_batch=1))
     with pytest.raises(TensorError, match="2 rows in one request; this model was built for 1 at most"):
-        asyncio.run(model.infer(FEATURES))
+        asyncio.run(_run(model, FEATURES))
     model.close()

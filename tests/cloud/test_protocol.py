@@ -89,6 +89,15 @@ def test_headers_without_end_are_refused(connect, pieces):
         assert b"headers of more than 32768 bytes" in answer
 
 
+def test_requests_that_come_at_once_are_not_taken_for_headers(connect):
+    with connect() as raw:
+        raw.sendall(REQUEST * 5000 + b"GET")
+        received = b""
+        while received.count(b"ok") < 5000:
+            received += raw.recv(1 << 20)
+            assert b" 400 " not in received
+
+
 def test_long_bodies_are_none_of_its_business(connect):
     with connect() as raw:
         raw.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000))

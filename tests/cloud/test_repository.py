@@ -138,7 +138,7 @@ def test_a_request_to_a_version_that_leaves_is_finished_and_the_next_refused(rep
     feeds = {"features": np.zeros((512, 12, 8, 8), np.float32)}
 
     async def unload_meanwhile():
-        asked = [asyncio.ensure_future(model.infer(feeds)) for _ in range(3)]
+        asked = [model.submit(feeds) for _ in range(3)]
         await asyncio.sleep(0)
         await repository.unload("tail")
         return await asyncio.gather(*asked)
@@ -146,7 +146,7 @@ def test_a_request_to_a_version_that_leaves_is_finished_and_the_next_refused(rep
     answers = asyncio.run(unload_meanwhile())
     assert [len(each.outputs["logits"]) for each in answers] == [512] * 3
     with pytest.raises(UnknownModelError, match="unloaded"):
-        asyncio.run(model.infer(feeds))
+        model.submit(feeds)
 
 
 def test_whoever_asks_for_a_change_may_leave_before_its_end(repository, disk, other_bundle):
@@ -165,7 +165,7 @@ def test_whoever_asks_for_a_change_may_leave_before_its_end(repository, disk, ot
     asyncio.run(load_and_leave())
     assert repository.versions("tail") == ["2"]
     with pytest.raises(UnknownModelError, match="unloaded"):
-        asyncio.run(first.infer({"features": np.zeros((1, 12, 8, 8), np.float32)}))
+        first.submit({"features": np.zeros((1, 12, 8, 8), np.float32)})
 
 
 def test_what_was_opened_is_closed_whatever_goes_wrong(disk, bundle, other_bundle):
