@@ -129,16 +129,16 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
     threads = usable_cpus()
     headers, chunks = oip.encode_request(random_feeds(part.inputs, 1), parameters={"binary_data_output": True})
     path, body = f"/v2/models/{part.name}/infer", b"".join(chunks)
-    script = _wrk_script(work, path, headers, body)
+    calls = _wrk_script(work, path, headers, body)
     options = ["--threads", str(threads), "--max-batch", str(MAX_BATCH), "--max-waiting", "1024"]
     commands = {"edgesdk": [*EDGESDK, "serve", str(folder), *options], "echo": [sys.executable, str(PEERS / "echo.py")]}
     for peer in peers:
         name, _, python = peer.partition("=")
-        if not (PEERS / f"{name}.py").is_file():
-            sys.exit(
-                f"bench_serving: no peer {name!r}; there are {', '.join(sorted(p.stem for p in PEERS.glob('*.py')))}"
-            )
-        commands[name] = [python or sys.executable, str(PEERS / f"{name}.py")]
+        script = PEERS / f"on_{name}.py"  # by its own name, it would be imported in the package's place
+        if not script.is_file():
+            known = ", ".join(sorted(path.stem.removeprefix("on_") for path in PEERS.glob("on_*.py")))
+            sys.exit(f"bench_serving: no peer {name!r}; there are {known}")
+        commands[name] = [python or sys.executable, str(script)]
     found: dict[str, dict[int, list[Measured]]] = {name: {c: [] for c in CONCURRENCIES} for name in commands}
     raw: list[float] = []
     with ExitStack() as stack:
@@ -159,7 +159,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
                 server.signal(signal.SIGCONT)
                 time.sleep(0.3)
                 for concurrency in CONCURRENCIES:
-                    found[server.name][concurrency].append(_wrk(script, server.url, concurrency, seconds))
+                    found[server.name][concurrency].append(_wrk(calls, server.url, concurrency, seconds))
                 server.signal(signal.SIGSTOP)
         busy = {server.name: server.memory_mib() for server in servers}
     _report(f"{folder}", found, raw[1:], {s.name: s.ready_seconds for s in servers}, idle, busy)
