@@ -37,10 +37,8 @@ class DirectProtocol(GuardedProtocol):
         super().__init__(*arguments, **named)
         self._infer, self._guard = direct
         self._receiving: _Exchange | None = None
-        self._lost = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
         if self._receiving is not None:
             self._infer.gone(self._receiving.call)
             self._leave()
@@ -99,7 +97,7 @@ class DirectProtocol(GuardedProtocol):
     def _reply(self, exchange: _Exchange, reply: Reply) -> None:
         exchange.response_complete = True
         self._leave()
-        if self._lost:
+        if self.transport.is_closing():  # the client has left
             return
         parts = [STATUS_LINE[reply.status]]
         for name, value in (*self.server_state.default_headers, *reply.headers):

@@ -71,9 +71,10 @@ def zoo(defense: str, model: ModelConfig) -> TrainConfig:
         defense=defense,
         model=model,
         recipe="zoo",
-        epochs=30,
+        epochs=40,
         learning_rate=3e-3,
         weight_decay=0.05,
+        cutmix=0.5,
         precision="bfloat16",
     )
 

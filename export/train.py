@@ -109,7 +109,7 @@ def train(
         data=splits.record(),
         training={
             **run.settings,
-            "seconds": sum(m["seconds"] for m in run.history),
+            "seconds": round(sum(m["seconds"] for m in run.history), 3),
             **environment(device),
         },
         accuracy=accuracy,

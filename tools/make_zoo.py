@@ -124,7 +124,9 @@ for trying the tools and comparing defenses, not for use on people.
 
 
 def _code(record: dict[str, object]) -> str:
-    return ", ".join(f"`{key}={value}`" for key, value in record.items())
+    return ", ".join(
+        f"`{key}={value:.9g}`" if isinstance(value, float) else f"`{key}={value}`" for key, value in record.items()
+    )
 
 
 if __name__ == "__main__":

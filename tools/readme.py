@@ -2,10 +2,10 @@
 
     python tools/readme.py --data cifar10
 
-Every fenced block that begins with ``$ `` is run, in order, in one fresh folder where ``cifar10`` is the data's folder
-and ``tools`` this one; a block with ``edgesdk train`` stays as it is. A command that ends in ``&`` is a server: it runs
-until the end, and its first line on standard error is shown. The table of the shipped models is written anew from their
-checkpoints. Run it on an idle machine: it measures.
+Every fenced block that begins with ``$ `` is run, in order, in one fresh folder where ``cifar10/test`` are the data's
+test images and ``tools`` is this one; a block with ``edgesdk train`` stays as it is. A command that ends in ``&`` is a
+server: it runs until the end, and its first line on standard error is shown. The table of the shipped models is written
+anew from their checkpoints. Run it on an idle machine: it measures.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main() -> None:
     text = README.read_text()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "cifar10").symlink_to(data.resolve())
+        (folder / "cifar10").mkdir()
+        (folder / "cifar10" / "test").symlink_to(data.resolve())
         (folder / "tools").symlink_to(ROOT / "tools")
         blocks = [found.group(1) for found in BLOCK.finditer(text) if "edgesdk train" not in found.group(1)]
         for block in track(blocks, len(blocks), "blocks"):

@@ -54,8 +54,8 @@ def test_the_cnn_funnel_is_the_papers_layer_by_layer():
         (12, 128, 3),
         (128, 128, 3),
         *[GATE] * 3,
-        (128, 256, 3),
-        (256, 256, 3),
+        *((128, 256, 3), (256, 256, 3), (256, 256, 3)),  # the backbone's third block, a residual block in it
+        *((256, 256, 3), (256, 256, 3)),
     ]
 
 

@@ -6,10 +6,12 @@ import pytest
 
 from edge_sdk.bundle import open_party
 from edge_sdk.errors import ConfigError
+from export.checkpoint import load_checkpoint
 from export.parity import parity_images
 from export.precision import to_fp16
 from export.quantize import AGREEMENT
 from export.write_bundle import export_bundle
+from export.zoo import zoo_model
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -54,9 +56,9 @@ def test_the_manifest_says_how_often_the_answers_are_the_same(bundle):
     assert parity["int8"]["kept_in_fp32"] == []
 
 
-def test_layers_that_8_bits_would_break_stay_in_float32(make_checkpoint, tmp_path):
+def test_layers_that_8_bits_would_break_stay_in_float32(image_folder, tmp_path):
     """One channel three hundred times as large, and the next layer's weights for it as small: the same function."""
-    checkpoint = make_checkpoint("none")
+    checkpoint = load_checkpoint(zoo_model("none", "cnn"))  # an untrained one would answer one class to everything
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
     norm = [name for name in weights if name.startswith("edge.") and name.endswith("running_var")][-1]
     stem = norm.removesuffix("running_var")
@@ -64,7 +66,7 @@ def test_layers_that_8_bits_would_break_stay_in_float32(make_checkpoint, tmp_pat
         weights[stem + name][0] *= 300
     first = next(name for name in weights if name.startswith("tails.0.") and weights[name].dim() == 4)
     weights[first][:, 0] /= 300
-    images = parity_images(None, 32)
+    images = parity_images(str(image_folder), 32)
     loud = replace(checkpoint, weights=weights)
     parity = export_bundle(loud, tmp_path / "b", images=images, precisions=("int8",), calibration=images.pixels)
     kept = parity["int8"]["kept_in_fp32"]
