@@ -56,13 +56,12 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's entry."""
-        model = None
         if scope["type"] == "http" and scope["method"] == "POST":
-            model = self._paths.get(scope["path"].encode("utf-8", "surrogatepass"))
-        if model is None:
-            await self._rest(scope, receive, send)
-        else:
-            await self.infer(model, scope, receive, send)
+            path = scope["path"].encode("utf-8", "surrogatepass")
+            if model := self._paths.get(path):
+                await self.infer(model, path, scope, receive, send)
+                return
+        await self._rest(scope, receive, send)
 
     def _find_paths(self) -> None:
         paths = {}

@@ -67,9 +67,7 @@ class DirectProtocol(GuardedProtocol):
             return
         self._message_ended()
         self._receiving = None
-        chunks = exchange.chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._infer.answer(exchange.call, body, partial(self._reply, exchange))
+        self._infer.answer(exchange.call, b"".join(exchange.chunks), partial(self._reply, exchange))
 
     def _begun(self) -> _Exchange | None:
         """The call whose headers are there, unless it is no such call, or an unusual one."""

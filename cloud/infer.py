@@ -23,7 +23,6 @@ from .compression import ENCODINGS, choose_encoding, compress, decompress
 from .models import Model
 from .observer import Asked, Observer
 from .replies import error_body
-from .statistics import FailureReason
 
 __all__ = ["Call", "Headers", "InferHandler", "Reply"]
 
@@ -105,15 +104,9 @@ class InferHandler:
         """Note that a client left before its body was there; 499 is what logs of nginx and others call that."""
         self._observer.failed(call.model, self._asked(call), Failure(499, "CANCELLED", "CANCELED", "the client left"))
 
-    async def __call__(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, model: Model, path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Read one request of an ASGI server, and answer it."""
-        call = Call(
-            model,
-            scope["path"].encode("utf-8", "surrogatepass"),
-            scope["headers"],
-            scope["client"],
-            time.perf_counter_ns(),
-        )
+        call = Call(model, path, scope["headers"], scope["client"], time.perf_counter_ns())
         try:
             body = await self._body(dict(call.headers), receive)
         except _Refusal as error:
@@ -192,7 +185,7 @@ class InferHandler:
                 raise self._too_long()
             chunks.append(chunk)
             more = message.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(chunks)
 
     def _decompressed(self, headers: dict[bytes, bytes], body: bytes) -> bytes:
         encoding = _check_encoding(headers)
@@ -214,6 +207,6 @@ def _check_encoding(headers: dict[bytes, bytes]) -> str:
 
 
 class _Refusal(Exception):
-    def __init__(self, status: int, message: str, reason: FailureReason = "OTHER") -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.failure = Failure(status, "INVALID_ARGUMENT", reason, message)
+        self.failure = Failure(status, "INVALID_ARGUMENT", "OTHER", message)

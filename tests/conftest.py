@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +192,23 @@ def answering_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def uvicorn_here(application: Any, protocol: Any, **settings: Any) -> Iterator[tuple[Callable[[], socket.socket], Any]]:
+    """An ASGI application on uvicorn in a thread of this process: what connects to it, and the server."""
+    import uvicorn
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(application, http=protocol, loop="uvloop", lifespan="off", log_config=None, **settings)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield lambda: socket.create_connection(listener.getsockname(), 5), server
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager

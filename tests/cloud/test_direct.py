@@ -1,15 +1,12 @@
 """Which calls are answered without ASGI, and that those behave on their connection as HTTP/1.1 says."""
 
 import http.client
-import socket
-import threading
 import time
 from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import pytest
-import uvicorn
 
 from cloud.direct import Direct, DirectProtocol
 from cloud.guard import Guard, Limits
@@ -17,6 +14,8 @@ from cloud.infer import InferHandler
 from cloud.models import Model
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+
+from ..conftest import uvicorn_here
 
 FEATURES = np.random.default_rng(0).random((1, 12, 8, 8), np.float32)
 PATH = "/v2/models/tail/infer"
@@ -40,23 +39,10 @@ def model(bundle):
 @contextmanager
 def _serving(model, limits=None):
     """Connections to a server in a thread, whose application does nothing."""
-    listener = socket.create_server(("127.0.0.1", 0))
     infer = InferHandler(LIMIT, {PATH.encode(): model}.get)
     direct = Direct(infer, Guard(_application, None, limits) if limits else None)
-    protocol = partial(DirectProtocol, direct=direct)
-    config = uvicorn.Config(_application, http=protocol, loop="uvloop", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-
-    def connect():
-        return socket.create_connection(listener.getsockname(), 5)
-
-    try:
-        yield connect, server
-    finally:
-        server.should_exit = True
-        thread.join()
+    with uvicorn_here(_application, partial(DirectProtocol, direct=direct)) as served:
+        yield served
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Clients that send slowly, or headers without end."""
 
-import socket
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
-import uvicorn
 
 import cloud.protocol
 from cloud.protocol import GuardedProtocol
+
+from ..conftest import uvicorn_here
 
 
 async def _application(scope, receive, send):
@@ -24,22 +22,8 @@ def connect(monkeypatch):
     """Connections to a server in a thread, which waits half a second for a whole request."""
     monkeypatch.setattr(cloud.protocol, "RECEIVE_SECONDS", 0.5)
     monkeypatch.setattr(cloud.protocol, "LOOK_SECONDS", 0.1)
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        _application, http=GuardedProtocol, loop="uvloop", lifespan="off", log_config=None, timeout_keep_alive=2
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-
-    @contextmanager
-    def connection():
-        with socket.create_connection(listener.getsockname(), 5) as raw:
-            yield raw
-
-    yield connection
-    server.should_exit = True
-    thread.join()
+    with uvicorn_here(_application, GuardedProtocol, timeout_keep_alive=2) as (connection, _):
+        yield connection
 
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"

@@ -36,8 +36,6 @@ class Tail(litserve.LitAPI):
 
     def predict(self, x):
         """Run."""
-        if isinstance(x, list):
-            x = np.concatenate(x)
         return self.session.run(None, {self.session.get_inputs()[0].name: x})[0]
 
     def unbatch(self, output):
