@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from edge_sdk.errors import DataError, EdgeSDKError
+from export.audit.results import AUDIT_FILE, AuditReport
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.cost import count_cost
 from export.data import load_splits
@@ -41,6 +42,7 @@ def main() -> None:
         print(f"{part}: {trained.accuracy[part]:.2%} as trained, {accuracy:.2%} as stored")
     folder = ZOO / f"{checkpoint.defense}-{checkpoint.config.backbone}"
     checkpoint.save(folder / "model.safetensors")
+    (folder / AUDIT_FILE).unlink(missing_ok=True)  # of the weights before
     (folder / "README.md").write_text(card(checkpoint))
     print(folder)
 
@@ -64,8 +66,8 @@ def rounded(checkpoint: Checkpoint, data: str) -> Checkpoint:
     return replace(stored, accuracy={**checkpoint.accuracy, **measured})
 
 
-def card(checkpoint: Checkpoint) -> str:
-    """The model card, from what the checkpoint records."""
+def card(checkpoint: Checkpoint, audit: AuditReport | None = None) -> str:
+    """The model card, from what the checkpoint and the audit of its weights record."""
     training, data, accuracy = checkpoint.training, checkpoint.data, checkpoint.accuracy
     size = checkpoint.image_size
     graphs = shipped_graphs(checkpoint, "float32")
@@ -112,7 +114,7 @@ Settings were chosen on validation and auxiliary images; the test images were us
 
 ## Privacy audit
 
-Not audited yet. Features are not encryption: without an audit, nothing is claimed of what a server can rebuild.
+{_audited(audit)}
 
 ## Limits
 
@@ -121,6 +123,29 @@ A small model for {size}x{size} images of {len(checkpoint.class_names)} classes
 ({", ".join(checkpoint.class_names)}):
 for trying the tools and comparing defenses, not for use on people.
 """
+
+
+def _audited(audit: AuditReport | None) -> str:
+    if audit is None:
+        return (
+            "Not audited yet. Features are not encryption: without an audit, nothing is claimed of what a server can "
+            "rebuild."
+        )
+    lines = ["| who sees | numbers an image | attack | PSNR, dB | SSIM | images |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {view.name}{'' if view.in_threat_model else ' (outside the threat model)'} | {view.num_features:,} | "
+        f"{attack.name} | {attack.psnr_db:.2f} ± {attack.psnr_std_error:.2f} | {attack.ssim:.3f} | "
+        f"{attack.num_images:,} |"
+        for view in audit.views
+        for attack in view.attacks
+    ]
+    figures = [f"{metric.name} of {view.name} {metric.value:.4g}" for view in audit.views for metric in view.metrics]
+    return (
+        f"`edgesdk audit`, budget `{audit.budget}`, features as {audit.wire_dtype}, seed {audit.seed}; the attackers "
+        f"had {audit.data['parts']['auxiliary']['num_images']:,} auxiliary images. Lower is more private.\n\n"
+        + "\n".join(lines)
+        + f"\n\nMetrics: {', '.join(figures)}. All of it, with standard errors: [`{AUDIT_FILE}`]({AUDIT_FILE})."
+    )
 
 
 def _code(record: dict[str, object]) -> str:

@@ -103,6 +103,8 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         config: its settings.
         image_size: height and width.
         accuracy: of the model, by part of the data.
+        edge_flops: of the encoder, for one image.
+        wire_bytes: that leave the device for one image.
         wire_dtype: that the features were attacked in.
         data: record of the splits; the attacker had ``auxiliary``, was judged on ``test``.
         budget: name of the attacks' sizes.
@@ -117,6 +119,8 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     config: dict[str, Any]
     image_size: int
     accuracy: dict[str, float]
+    edge_flops: int
+    wire_bytes: int
     wire_dtype: str
     data: dict[str, Any]
     budget: str

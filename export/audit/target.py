@@ -11,6 +11,7 @@ from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.errors import ConfigError
 
 from ..checkpoint import Checkpoint
+from ..cost import count_cost
 from ..defenses import Unpacking
 from ..defenses.noise import GaussianNoise
 from ..shipped import shipped_graphs
@@ -26,6 +27,11 @@ class Target:
         wire_dtype: of the features.
         num_threads: of ONNX Runtime; None lets it choose.
 
+    Attributes:
+        num_servers: that get a share.
+        edge_flops: of the encoder, for one image.
+        wire_bytes: that leave the device for one image.
+
     Raises:
         DataError: uint8 is asked of a checkpoint without feature ranges.
     """
@@ -36,7 +42,10 @@ class Target:
         graphs = self._graphs = shipped_graphs(checkpoint, wire_dtype)
         self.checkpoint, self.wire_dtype = checkpoint, wire_dtype
         self.num_servers = len(graphs.tails)
-        self._encoder = OnnxRuntimeBackend(graphs.encoder_onnx(checkpoint.image_size, "dynamic"), num_threads)
+        size = checkpoint.image_size
+        self.edge_flops = count_cost(graphs.encoder_onnx(size, "static")).flops
+        self._encoder = OnnxRuntimeBackend(graphs.encoder_onnx(size, "dynamic"), num_threads)
+        self.wire_bytes = sum(share.nbytes for share in self.sent(torch.zeros(1, 3, size, size)))
         graphs.model.requires_grad_(False)  # an attacker searches images, not weights
         self._unpacking = [_unpacking(tail) for tail in graphs.model.tails]
 

@@ -37,8 +37,8 @@ def audit(checkpoint, tmp_path):
         report = AuditReport(
             **{
                 "weights_sha256": checkpoint.weights_sha256, "defense": "none", "config": {}, "image_size": 32,
-                "accuracy": {"test": 0.1}, "wire_dtype": "float32", "data": {}, "budget": "small", "seed": 0,
-                "machine": {}, "views": views, **changes,
+                "accuracy": {"test": 0.1}, "edge_flops": 1, "wire_bytes": 1, "wire_dtype": "float32", "data": {},
+                "budget": "small", "seed": 0, "machine": {}, "views": views, **changes,
             }
         )  # fmt: skip
         path = tmp_path / "audit.json"

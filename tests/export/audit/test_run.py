@@ -152,12 +152,15 @@ def test_what_is_attacked_is_what_the_exported_encoder_sends(target, wire_dtype,
     checkpoint = target.checkpoint
     export_bundle(checkpoint, tmp_path / "b", images=parity_images(None, SIZE), wire_dtype=wire_dtype)
     edge = open_party(tmp_path / "b" / "edge")
+    encoder_cost = edge.manifest.parts[0].cost
+    assert encoder_cost is not None
     pixels = splits.test.pixels[:5]
     with OnnxRuntimeBackend(edge.onnx(edge.manifest.parts[0])) as encoder:
         sent = encoder.run({"image": pixels})["features"].astype(np.float32)
     low, high = checkpoint.feature_ranges[0]
     step = (high - low) / 255
     attacked = target if wire_dtype == "float32" else Target(checkpoint, wire_dtype=wire_dtype)
+    assert (attacked.edge_flops, attacked.wire_bytes) == (encoder_cost.flops, edge.manifest.wire_bytes)
     view = attacked.view([0])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     (seen,), (features,) = view.observe(images), view.features(images)

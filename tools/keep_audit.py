@@ -1,0 +1,58 @@
+"""Keep an audit in the repository: a shipped model's beside its weights, another's in tools/audits/.
+
+    python tools/keep_audit.py REPORT [--name NAME]
+
+REPORT is the folder that edgesdk audit wrote. A shipped model's card is written anew; an audit of other weights is kept
+under NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+from make_zoo import ZOO, card
+
+from edge_sdk.errors import EdgeSDKError
+from edge_sdk.files import write_aside
+from export.audit.results import AUDIT_FILE, load_report
+from export.checkpoint import load_checkpoint
+
+AUDITS = Path(__file__).resolve().parent / "audits"
+
+
+def main() -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--name", help="of a model that is not shipped")
+    arguments = parser.parse_args()
+    try:
+        print(keep(arguments.report, arguments.name))
+    except EdgeSDKError as error:
+        sys.exit(f"keep_audit: {error}")
+
+
+def keep(folder: Path, name: str | None) -> Path:
+    """Where the audit was put.
+
+    Raises:
+        DataError: the folder has no finished audit.
+    """
+    report = load_report(folder / AUDIT_FILE)
+    shipped = {path.parent: load_checkpoint(path) for path in ZOO.glob("*/model.safetensors")}
+    home = next((home for home, model in shipped.items() if model.weights_sha256 == report.weights_sha256), None)
+    if home is None and name is None:
+        sys.exit(f"keep_audit: {folder}: not the audit of a shipped model; keep it under a --name")
+    path = home / AUDIT_FILE if home else AUDITS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_aside(path, msgspec.json.encode(report) + b"\n")
+    if home:
+        (home / "README.md").write_text(card(shipped[home], report))
+    return path
+
+
+if __name__ == "__main__":
+    main()
