@@ -1,7 +1,9 @@
-"""Dynamic batching: the requests that wait for a model are run together. Asyncio and one thread; knows no HTTP.
+"""Dynamic batching: the requests that wait for a model are run together. Asyncio and threads; knows no HTTP.
 
-While one batch runs, requests queue; the next batch takes those that have queued, so that batches grow with the load
-and a lone request waits for nobody (the throughput-optimal rule where a batch costs little more than a row).
+While batches run, requests queue; the next batch takes those that have queued, so that batches grow with the load and a
+lone request waits for nobody (the throughput-optimal rule where a batch costs little more than a row). A lone batch has
+all cores. Where more wait, two batches run beside each other on a part of the cores each: they need not wait for each
+other as the threads of one do, nor the cores for the event loop between two batches.
 """
 
 from __future__ import annotations
@@ -26,11 +28,15 @@ __all__ = ["Batcher", "Batching", "Ran"]
 CHEAP_SECONDS = 100e-6
 """A batch that takes less runs on the event loop: handing it to the thread and back costs 30 to 40 us."""
 
+LANES = 2
+"""Batches that run beside each other."""
+
 INLINE_SECONDS = 0.02
 """A lone client's request that takes less runs there too: nobody else waits for the loop meanwhile."""
 
 Feeds = Mapping[str, Array]
 Outputs = dict[str, Array]
+Run = Callable[[Feeds], Outputs]
 
 
 class Batching(NamedTuple):
@@ -67,30 +73,41 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """Runs one batch at a time, in a thread of its own or, where that is quicker, on the event loop.
+    """Runs batches in threads of its own or, where that is quicker, on the event loop.
 
     All methods but ``close`` belong to the thread of one event loop.
 
     Args:
-        name: of the thread.
+        name: of the threads.
         run: takes arrays by name and gives outputs by name, all with rows along the first axis.
         batching: how requests are joined.
         seconds_per_row: that a run takes, as far as is known.
+        run_beside: the same on a part of the cores, for threads that call it together; without it, one batch runs at a
+            time.
     """
 
     def __init__(
-        self, name: str, run: Callable[[Feeds], Outputs], batching: Batching, seconds_per_row: float = float("inf")
+        self,
+        name: str,
+        run: Run,
+        batching: Batching,
+        seconds_per_row: float = float("inf"),
+        run_beside: Run | None = None,
     ) -> None:
         self._batching = batching
-        self._run = run
+        self._run, self._run_beside = run, run_beside
+        self._lanes = 1 if run_beside is None else LANES
         self._queue: deque[_Waiting] = deque()
         self._rows = 0
-        self._busy = self._alone = False
+        self._running = 0
+        self._whole = False  # the batch that runs has all cores
+        self._alone = False
         self._timer: asyncio.Handle | None = None
         self._seconds_per_row = seconds_per_row
-        self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting], Run] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(self._lanes)]
+        for thread in self._threads:
+            thread.start()
         self.executions: dict[int, Tally] = {}
         """Of batches, by rows."""
 
@@ -102,12 +119,29 @@ class Batcher:
     @property
     def is_busy(self) -> bool:
         """Whether a batch runs, or a request waits."""
-        return self._busy or bool(self._queue)
+        return bool(self._running or self._queue)
 
     @property
     def wait_seconds(self) -> float:
         """How long a new request would wait, about; infinite before the first run."""
         return self._seconds_per_row * self._rows
+
+    @property
+    def _is_lone(self) -> bool:
+        """Whether one request is all there is: nothing runs, and nothing else waits."""
+        return not self._running and len(self._queue) == 1
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether the next batch is so short that the event loop runs it itself."""
+        if not self._queue:
+            return False
+        rows = max(min(self._rows, self._batching.max_batch), self._queue[0].rows)
+        return self._seconds_per_row * rows < (INLINE_SECONDS if self._alone else CHEAP_SECONDS)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._running < self._lanes and not self._whole
 
     def submit(
         self, feeds: Feeds, rows: int, *, deadline: float | None = None, alone: bool = False
@@ -135,17 +169,19 @@ class Batcher:
         self._queue.append(waiting)
         self._rows += rows
         self._alone = alone
-        if not self._busy:
-            if alone and len(self._queue) == 1 and not self._batching.window_s:
+        if self._has_room:
+            if alone and self._is_lone and not self._batching.window_s:
                 self._start(loop)  # nobody else comes in this turn of the loop
             else:
                 self._schedule(loop)
         return waiting.future
 
     def close(self) -> None:
-        """Wait for the batch that runs, then end the thread; what waits is not run."""
-        self._jobs.put(None)
-        self._thread.join()
+        """Wait for the batches that run, then end the threads; what waits is not run."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the next batch: never at once, so that what else arrives in this turn of the loop comes along."""
@@ -158,20 +194,25 @@ class Batcher:
             self._timer = loop.call_soon(self._start, loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run the next batch, if there is one."""
+        """Run the next batches, if there are any."""
         self._timer = None
-        batch = self._take()
-        if not batch:
-            return
-        self._busy = True
-        expected = self._seconds_per_row * sum(waiting.rows for waiting in batch)
-        if expected < (INLINE_SECONDS if self._alone else CHEAP_SECONDS):
-            self._finish(loop, batch, *self._timed(batch))
-        else:
-            self._jobs.put((loop, batch))
+        inline = not self._running and self._is_short
+        lone = inline or self._lanes == 1 or self._is_lone
+        while self._has_room:
+            lanes = 1 if lone else self._lanes - self._running
+            batch = self._take(min(self._batching.max_batch, -(-self._rows // lanes)))
+            if not batch:
+                return
+            self._running += 1
+            self._whole = lone
+            run = self._run if lone or self._run_beside is None else self._run_beside
+            if inline:
+                self._finish(loop, batch, *self._timed(batch, run))
+                return
+            self._jobs.put((loop, batch, run))
 
-    def _take(self) -> list[_Waiting]:
-        """The oldest request and, in their order, those that can run with it."""
+    def _take(self, most: int) -> list[_Waiting]:
+        """The oldest request and, in their order, those that can run with it: so many rows at most."""
         batch: list[_Waiting] = []
         rows, kept = 0, deque[_Waiting]()
         now = time.monotonic()
@@ -184,7 +225,7 @@ class Batcher:
                 waiting.future.set_exception(ExpiredError("the deadline passed while the request waited"))
             elif batch and waiting.kind != batch[0].kind:
                 kept.append(waiting)
-            elif batch and rows + waiting.rows > self._batching.max_batch:
+            elif batch and rows + waiting.rows > most:
                 kept.append(waiting)
                 break
             else:
@@ -196,16 +237,17 @@ class Batcher:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            loop, batch = job
-            loop.call_soon_threadsafe(self._finish, loop, batch, *self._timed(batch))
+            loop, batch, run = job
+            loop.call_soon_threadsafe(self._finish, loop, batch, *self._timed(batch, run))
 
-    def _timed(self, batch: Sequence[_Waiting]) -> tuple[Outputs | Exception, int, int]:
+    @staticmethod
+    def _timed(batch: Sequence[_Waiting], run: Run) -> tuple[Outputs | Exception, int, int]:
         began = time.perf_counter_ns()
         try:
             feeds = batch[0].feeds
             if len(batch) > 1:
                 feeds = {name: np.concatenate([waiting.feeds[name] for waiting in batch]) for name in feeds}
-            found: Outputs | Exception = self._run(feeds)
+            found: Outputs | Exception = run(feeds)
         except Exception as error:  # to be raised where the requests came from
             found = error
         return found, began, time.perf_counter_ns()
@@ -219,7 +261,9 @@ class Batcher:
         ended: int,
     ) -> None:
         """Hand the answers out, and go on with what queued meanwhile."""
-        self._busy = False
+        beside = self._running
+        self._running -= 1
+        self._whole = False
         if self._queue:
             self._schedule(loop)
         rows = sum(waiting.rows for waiting in batch)
@@ -228,7 +272,7 @@ class Batcher:
                 if not waiting.future.done():
                     waiting.future.set_exception(found)
             return
-        self._seconds_per_row = (ended - began) / rows / 1e9
+        self._seconds_per_row = (ended - began) / rows / beside / 1e9
         if rows not in self.executions:
             self.executions[rows] = Tally()
         self.executions[rows].add(ended - began)

@@ -12,6 +12,7 @@ import numpy as np
 from edge_sdk.backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
 from edge_sdk.bundle import PartyBundle
 from edge_sdk.errors import BackendError, TensorError, UnknownModelError
+from edge_sdk.profile.machine import usable_cpus
 from edge_sdk.tensors import Array, TensorSpec, batch_is_fixed, check_feeds
 
 from .batcher import Batcher, Batching, Ran
@@ -23,6 +24,9 @@ WARM_RUNS = 5
 DRAIN_LOOKS = 0.02
 """Seconds between looks at whether a model that is unloaded still has work."""
 
+MOST_TWICE = 256 << 20
+"""Bytes of a model that is loaded a second time, for two batches at a time."""
+
 ONNX, TENSORRT = "onnx_onnxv1", "tensorrt_plan"
 """Libraries and their formats, as the protocol names them."""
 
@@ -33,6 +37,7 @@ class Model:
     Args:
         name: in the protocol.
         backend: loaded; closed by ``close``.
+        beside: the same model on a part of the cores, for two batches at a time; closed likewise.
         properties: what its metadata says besides names and shapes.
         platform: the library and its format, as the protocol names them.
         batching: how requests are joined; a model whose batch size is fixed joins none.
@@ -50,16 +55,20 @@ class Model:
         batching: Batching | None = None,
         platform: str = ONNX,
         version: str = "1",
+        beside: Backend | None = None,
     ) -> None:
         self.name, self.version, self.platform = name, version, platform
         self.properties = properties
-        self._backend = backend
+        self._backend, self._beside = backend, beside
         batching = batching or Batching()
         if batch_is_fixed((*backend.inputs, *backend.outputs)):
             batching = batching._replace(max_batch=1)
         self.batching = batching
         self._closing = False
-        self._batcher = Batcher(f"model-{name}", backend.run, batching, self._warm_up())
+        seconds = self._warm_up(backend)
+        if beside is not None:
+            self._warm_up(beside)
+        self._batcher = Batcher(f"model-{name}", backend.run, batching, seconds, beside.run if beside else None)
         self._statistics = ModelStatistics(executions=self._batcher.executions)
 
     @classmethod
@@ -79,7 +88,11 @@ class Model:
         part = bundle.manifest.parts[0]
         backend = open_backend(part, bundle, execution)
         platform = TENSORRT if execution.backend == "tensorrt" else ONNX
-        return cls(part.name, backend, bundle.manifest.identity, batching, platform, version)
+        beside, threads = None, execution.num_threads or usable_cpus()
+        small = len(bundle.onnx(part, execution.precision)) <= MOST_TWICE
+        if execution.backend == "onnxruntime" and threads > 1 and small:
+            beside = open_backend(part, bundle, execution._replace(num_threads=threads - 1))
+        return cls(part.name, backend, bundle.manifest.identity, batching, platform, version, beside)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -139,19 +152,21 @@ class Model:
         """Wait for the batch that runs, then free the model."""
         self._batcher.close()
         self._backend.close()
+        if self._beside is not None:
+            self._beside.close()
 
-    def _warm_up(self) -> float:
+    def _warm_up(self, backend: Backend) -> float:
         """Seconds of one row's run. The first run allocates; it must not fall to a client."""
         feeds = {
             spec.name: np.zeros([1 if size is None else size for size in spec.shape], spec.numpy_dtype)
             for spec in self.inputs
         }
-        outputs = self._backend.run(feeds)
+        outputs = backend.run(feeds)
         if set(outputs) != {spec.name for spec in self.outputs}:
             raise BackendError(f"model {self.name!r} gave {sorted(outputs)}")
         times = []
         for _ in range(WARM_RUNS):
             began = time.perf_counter()
-            self._backend.run(feeds)
+            backend.run(feeds)
             times.append(time.perf_counter() - began)
         return median(times)

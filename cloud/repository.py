@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from edge_sdk.bundle import BUNDLE_KEY, PARTY_KEY
 from edge_sdk.errors import CollusionError, ForbiddenError, UnknownModelError
 
+from .memory import release_freed
 from .model_folder import ModelFolder
 from .models import Model
 from .statistics import ModelStatistics
@@ -182,6 +183,7 @@ class Repository:
             self._put(name, now)
             _log.info("loaded", extra={"model": name, "versions": list(now)})
             await _retire(gone)
+        release_freed()
 
     async def _unload(self, name: str) -> None:
         async with self._changing:
@@ -190,6 +192,7 @@ class Repository:
             self._put(name, {})
             _log.info("unloaded", extra={"model": name})
             await _retire(gone)
+        release_freed()
 
     def close(self) -> None:
         """Free all models."""

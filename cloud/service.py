@@ -15,6 +15,7 @@ from .batcher import Batching
 from .direct import Direct
 from .guard import Guard, Limits
 from .logs import LogFormat, configure
+from .memory import release_freed
 from .model_folder import ModelFolder, numbered
 from .models import Model
 from .repository import Repository, check_shares
@@ -99,12 +100,16 @@ class Service:
         path = settings.model_repository if settings.allow_load else None
         self.repository = Repository(settings.folder(path) if path else None)
         self.tokens = TokenFile(settings.token_file) if settings.token_file else None
-        for bundle, version in settings.bundles():
-            self.repository.add(settings.open_model(bundle, version))
+        self._load(settings)
+        release_freed()
         application = Application(self.repository, max_body_bytes=settings.max_body_bytes)
         guard = Guard(application, self.tokens, settings.limits) if self.tokens or any(settings.limits) else None
         self.app: ASGIApp = guard or application
         self.direct = Direct(application.infer, guard)
+
+    def _load(self, settings: Settings) -> None:
+        for bundle, version in settings.bundles():
+            self.repository.add(settings.open_model(bundle, version))
 
     def close(self) -> None:
         """Free the models."""

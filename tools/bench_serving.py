@@ -4,9 +4,10 @@
     python tools/bench_serving.py --tiny …       # one linear layer, so that the server itself is seen
 
 Needs wrk. Every server runs with ONNX Runtime on as many threads as it has cores, at most 32 rows a batch, no window. A
-round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors; meanwhile the others are stopped,
-because some burn cores when idle. `raw` is session.run in this process at the best of its batch sizes, `echo` a bare
-uvicorn that sends the body back. Peers are the scripts of `tools/peers/`, each by the Python that has its packages.
+round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors; LitServe and Ray Serve, which
+burn cores when idle, are stopped while others are asked. `raw` is session.run in this process at the best of its batch
+sizes, `echo` a bare uvicorn that sends the body back. Peers are the scripts of `tools/peers/`, each by the Python that
+has its packages.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ PEERS = Path(__file__).with_name("peers")
 CONCURRENCIES = (1, 8, 32)
 MAX_BATCH = 32
 START_SECONDS = 60.0
+BURN_IDLE = ("litserve", "ray")
 
 
 class Measured(NamedTuple):
@@ -60,10 +62,17 @@ class Server(NamedTuple):
     url: str
     process: subprocess.Popen[bytes]
     ready_seconds: float
+    log: Path
 
-    def signal(self, number: int) -> None:
-        """To all of its processes."""
-        os.killpg(self.process.pid, number)
+    def pause(self) -> None:
+        """Stop its processes where they would burn cores; Triton's locks between processes do not survive that."""
+        if self.name in BURN_IDLE:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After ``pause``."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        time.sleep(0.3)
 
     def memory_mib(self) -> float:
         """Of all its processes, shared pages by their parts."""
@@ -148,7 +157,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
             answer = requests.post(servers[-1].url + path, data=body, headers=headers, timeout=30)
             if answer.status_code != 200:
                 sys.exit(f"bench_serving: {name} answered {answer.status_code}: {answer.text[:500]}")
-            servers[-1].signal(signal.SIGSTOP)
+            servers[-1].pause()
         idle = {}
         for server in servers:
             idle[server.name] = server.memory_mib()
@@ -156,11 +165,10 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
         for _ in track(range(rounds + 1), rounds + 1, "rounds"):  # the first warms up
             raw.append(_raw_rate(session, seconds))
             for server in servers:
-                server.signal(signal.SIGCONT)
-                time.sleep(0.3)
+                server.go_on()
                 for concurrency in CONCURRENCIES:
-                    found[server.name][concurrency].append(_wrk(calls, server.url, concurrency, seconds))
-                server.signal(signal.SIGSTOP)
+                    found[server.name][concurrency].append(_wrk(calls, server, concurrency, seconds))
+                server.pause()
         busy = {server.name: server.memory_mib() for server in servers}
     _report(f"{folder}", found, raw[1:], {s.name: s.ready_seconds for s in servers}, idle, busy)
 
@@ -192,7 +200,7 @@ def _started(name: str, command: list[str], model: str, onnx: Path, threads: int
                 if process.poll() is not None or time.perf_counter() - began > START_SECONDS:
                     sys.exit(f"bench_serving: {name} does not start: {log.read_text()[-2000:]}")
                 time.sleep(0.01)
-            yield Server(name, url, process, time.perf_counter() - began)
+            yield Server(name, url, process, time.perf_counter() - began, log)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -216,11 +224,11 @@ def _wrk_script(work: Path, path: str, headers: dict[str, str], body: bytes) -> 
     return script
 
 
-def _wrk(script: Path, url: str, concurrency: int, seconds: int) -> Measured:
-    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+def _wrk(script: Path, server: Server, concurrency: int, seconds: int) -> Measured:
+    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--latency", "-s", str(script), server.url]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in text or "Socket errors" in text:
-        sys.exit(f"bench_serving: {url} at {concurrency}: {text}")
+        sys.exit(f"bench_serving: {server.name} at {concurrency}: {text}\n{server.log.read_text()[-2000:]}")
     units = {"us": 1e-3, "ms": 1.0, "s": 1e3}
     quantiles = {q: float(v) * units[u] for q, v, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text)}
     return Measured(float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]), quantiles["50"], quantiles["99"])

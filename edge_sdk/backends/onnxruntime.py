@@ -62,6 +62,8 @@ class OnnxRuntimeBackend:
             self._session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
         except Exception as error:  # the library raises classes of its own with no common base
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} refuses the model: {error}") from error
+        # Kept for a change of providers, which never comes: as much memory as the weights.
+        self._session._model_bytes = None
         if self._session.get_providers()[0] != provider.name:
             raise DeviceError(
                 f"{provider.name} does not start here: ONNX Runtime finds no GPU, or not the CUDA, cuDNN or TensorRT "

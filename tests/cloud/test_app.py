@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -349,6 +351,11 @@ def test_many_clients_get_their_own_answers(server, expected):
     assert not failures
 
 
+def _cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_the_server(bundle, number):
     with serving(bundle / "server0") as (url, process):
@@ -361,9 +368,13 @@ def test_a_signal_drains_the_server(bundle, number):
 
         with Client(url) as client:
             client.infer("tail", {"features": FEATURES})
+        before = _cpu_seconds(process.pid)
         thread = threading.Thread(target=ask)
         thread.start()
-        time.sleep(0.15)  # accepted, and still running
+        until = time.monotonic() + 20  # it runs once more CPU time has gone than reading takes
+        while _cpu_seconds(process.pid) < before + 0.05 and time.monotonic() < until:
+            time.sleep(0.005)
+        assert not results
         process.send_signal(number)
         thread.join()
         assert results == [(512, 10)]

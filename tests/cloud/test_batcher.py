@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,12 +21,15 @@ class _Function:
         self.pause = 0.0
         self.inside = self.most_inside = 0
         self.error = None
+        self.held = []  # events, one for each of the next calls to wait for
 
     def __call__(self, feeds):
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         self.batches.append(len(feeds["x"]))
         self.threads.append(threading.current_thread().name)
+        with suppress(IndexError):
+            self.held.pop(0).wait(10)
         time.sleep(self.pause)
         self.inside -= 1
         if self.error is not None and (feeds["x"] < 0).any():
@@ -251,3 +255,92 @@ def test_the_wait_is_foretold(make, function):
         await asyncio.gather(*futures)
 
     asyncio.run(_while_busy(batcher, function, look(), pause=0.02))
+
+
+@pytest.fixture
+def beside():
+    return _Function()
+
+
+@pytest.fixture
+def make_two(function, beside):
+    made = []
+
+    def build(**batching):
+        made.append(Batcher("worker", function, Batching(**batching), run_beside=beside))
+        return made[-1]
+
+    yield build
+    for batcher in made:
+        batcher.close()
+
+
+def test_two_batches_run_beside_each_other_and_a_lone_one_has_all_cores(make_two, function, beside):
+    """A lone request; the four that queued meanwhile in two halves; one that comes while those run, after the first."""
+    batcher = make_two(max_batch=8)
+    first_half, second_half = threading.Event(), threading.Event()
+    beside.held = [first_half, second_half]
+
+    async def late():
+        while beside.inside < 2:
+            await asyncio.sleep(0.001)
+        assert not function.inside
+        asked = asyncio.ensure_future(_submit(batcher, 9.0))
+        first_half.set()
+        ran = await asked
+        second_half.set()
+        return ran
+
+    found = asyncio.run(_while_busy(batcher, function, *(_submit(batcher, float(i)) for i in range(4)), late()))
+    assert [ran.batch for ran in found] == [1, 2, 2, 2, 2, 1]
+    assert function.batches == [1]
+    assert beside.batches == [2, 2, 1]
+    assert (function.most_inside, beside.most_inside) == (1, 2)
+
+
+def test_while_a_batch_has_all_cores_none_runs_beside_it(make_two, function, beside):
+    batcher = make_two()
+
+    async def late():
+        assert function.inside
+        ran = await _submit(batcher, 1.0)
+        assert not function.inside
+        return ran
+
+    asyncio.run(_while_busy(batcher, function, late()))
+    assert function.batches == [1, 1]  # alone again by then
+    assert beside.batches == []
+
+
+def test_no_more_than_two_run_beside_each_other_and_all_are_answered(make_two, function, beside):
+    batcher = make_two(max_batch=2)
+    beside.pause = 0.005
+    asyncio.run(_while_busy(batcher, function, *(_submit(batcher, float(i), i + 0.5) for i in range(11)), pause=0.01))
+    assert sum(function.batches) + sum(beside.batches) == 23
+    assert max(beside.batches) == 2
+    assert beside.most_inside == 2
+    assert function.most_inside == 1
+
+
+def test_an_error_beside_reaches_only_its_batch(make_two, function, beside):
+    batcher = make_two(max_batch=1)
+    beside.error, beside.pause = BackendError("no"), 0.01
+    _, bad, good = asyncio.run(_while_busy(batcher, function, _submit(batcher, -1.0), _submit(batcher, 2.0)))
+    assert isinstance(bad, BackendError)
+    assert good.batch == 1
+
+
+def test_close_waits_for_what_runs(make_two, function, beside):
+    batcher = make_two(max_batch=1)
+    beside.pause = 0.2
+
+    async def begin():
+        futures = [batcher.submit(_rows(float(i)), 1) for i in range(2)]
+        while beside.inside < 2:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(batcher.close)
+        assert not beside.inside
+        await asyncio.gather(*futures)
+
+    asyncio.run(begin())
+    assert beside.batches == [1, 1]
