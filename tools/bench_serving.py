@@ -44,6 +44,7 @@ PEERS = Path(__file__).with_name("peers")
 CONCURRENCIES = (1, 8, 32)
 MAX_BATCH = 32
 START_SECONDS = 60.0
+RAW_BATCHES = (1, 8, MAX_BATCH)
 BURN_IDLE = ("litserve", "ray")
 
 
@@ -149,7 +150,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
             sys.exit(f"bench_serving: no peer {name!r}; there are {known}")
         commands[name] = [python or sys.executable, str(script)]
     found: dict[str, dict[int, list[Measured]]] = {name: {c: [] for c in CONCURRENCIES} for name in commands}
-    raw: list[float] = []
+    raw: list[list[float]] = []
     with ExitStack() as stack:
         servers = []
         for name, command in commands.items():
@@ -163,7 +164,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
             idle[server.name] = server.memory_mib()
         session = stack.enter_context(OnnxRuntimeBackend(onnx.read_bytes(), threads))
         for _ in track(range(rounds + 1), rounds + 1, "rounds"):  # the first warms up
-            raw.append(_raw_rate(session, seconds))
+            raw.append(_raw_rates(session, seconds))
             for server in servers:
                 server.go_on()
                 for concurrency in CONCURRENCIES:
@@ -234,32 +235,35 @@ def _wrk(script: Path, server: Server, concurrency: int, seconds: int) -> Measur
     return Measured(float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]), quantiles["50"], quantiles["99"])
 
 
-def _raw_rate(session: OnnxRuntimeBackend, seconds: int) -> float:
-    """Rows a second of session.run alone, at the best of some batch sizes."""
+def _raw_rates(session: OnnxRuntimeBackend, seconds: int) -> list[float]:
+    """Rows a second of session.run alone, at each of RAW_BATCHES."""
     rates = []
-    for batch in (1, 8, MAX_BATCH):
+    for batch in RAW_BATCHES:
         feeds, count, began = random_feeds(session.inputs, batch), 0, time.perf_counter()
         while (took := time.perf_counter() - began) < seconds / 3:
             session.run(feeds)
             count += batch
         rates.append(count / took)
-    return max(rates)
+    return rates
 
 
 def _report(
     title: str,
     found: dict[str, dict[int, list[Measured]]],
-    raw: list[float],
+    raw: list[list[float]],
     ready: dict[str, float],
     idle: dict[str, float],
     busy: dict[str, float],
 ) -> None:
-    rows = []
+    rows, best = [], np.max(raw, 1)
+    by_batch = ", ".join(
+        f"{rate:,.0f} at batch {size}" for size, rate in zip(RAW_BATCHES, np.median(raw, 0), strict=True)
+    )
     for name, by_concurrency in found.items():
         row = [name]
         for concurrency in CONCURRENCIES:
             rates = np.array([each.rate for each in by_concurrency[concurrency][1:]])
-            shares = rates / np.array(raw)
+            shares = rates / best
             row.append(f"{np.median(rates):,.0f} ({np.median(shares):.2f}; {shares.min():.2f}-{shares.max():.2f})")
         one, most = by_concurrency[1][1:], by_concurrency[CONCURRENCIES[-1]][1:]
         row += [f"{np.median([e.p50 for e in one]):.3f}", f"{np.median([e.p99 for e in one]):.3f}"]
@@ -268,8 +272,8 @@ def _report(
         rows.append(row)
     columns = [f"req/s at {c} (of raw)" for c in CONCURRENCIES]
     print_table(
-        f"{title}; {len(raw)} rounds; raw {np.median(raw):,.0f} rows/s ({min(raw):,.0f}-{max(raw):,.0f})\n"
-        f"{Machine.here()}",
+        f"{title}; {len(raw)} rounds; raw {np.median(best):,.0f} rows/s ({best.min():,.0f}-{best.max():,.0f}), "
+        f"{by_batch}\n{Machine.here()}",
         ["server", *columns, "p50 ms at 1", "p99 at 1", "p99 at 32", "ready s", "MiB idle, after"],
         rows,
     )
