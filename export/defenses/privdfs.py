@@ -1,7 +1,9 @@
 """PrivDFS: each of K servers gets another sparse share of the features, and the client fuses their predictions.
 
 PrivDFS, arXiv 2508.04346. What neither its abstract nor its figures state is [ours]: the straight-through masks, the
-penalties' form, the fusion's form, the share dropout, the keyed assignment and the adversary.
+penalties' form, the fusion's form, the share dropout, the keyed assignment, the adversary, and what makes a share hard
+to rebuild an image from: each image's own brightness and contrast are taken out first, and residual blocks deepen the
+encoder before the masks.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from torch.nn import functional
 from edge_sdk.errors import ConfigError
 
 from ..models import build_backbone, build_branch
+from ..models.resnet18 import BasicBlock
 from .base import Batch, CrossEntropyConfig, Normalize, Objective, SplitModel, Unpacking
+
+TOKENS = ("vit",)
+"""Backbones whose features are tokens, not maps."""
 
 
 class PrivDFS:
@@ -33,12 +39,14 @@ class PrivDFS:
 
         Raises:
             ConfigError: fewer than 2 or more than 8 servers, a density whose shares cannot be disjoint, a share dropout
-                outside [0, 1), or a negative weight.
+                outside [0, 1), a negative weight, or ``blocks`` for a backbone that is not convolutional.
         """
 
         num_servers: int = 4
         split: int | None = None  # backbone blocks on the device; None takes the backbone's default
-        density: float = 0.05  # share of the features that each server gets
+        blocks: int | None = None  # residual blocks after them, before the masks; None: 3 after convolutions
+        standardize: bool = True  # each image to mean 0 and deviation 1, rather than all by the data's
+        density: float = 0.1  # share of the features that each server gets
         branch_width: float = 0.5  # of the branches' layers, against the backbone's
         auxiliary: float = 0.3  # cross-entropy of each branch alone
         sparsity: float = 200.0  # squared difference of a mask's density from ``density``
@@ -54,6 +62,10 @@ class PrivDFS:
                 raise ConfigError(f"num_servers must be 2 to 8, got {self.num_servers}")
             if not 0 < self.density * self.num_servers <= 1:
                 raise ConfigError(f"density must be more than 0 and at most 1/{self.num_servers}, got {self.density}")
+            if self.blocks is not None and not 0 <= self.blocks <= 16:
+                raise ConfigError(f"blocks must be 0 to 16, got {self.blocks}")
+            if self.blocks and self.backbone in TOKENS:
+                raise ConfigError(f"{self.backbone} takes no residual blocks of convolutions; raise split instead")
             if not 0 < self.branch_width <= 4:
                 raise ConfigError(f"branch_width must be more than 0 and at most 4, got {self.branch_width}")
             if not 0 <= self.share_dropout < 1:
@@ -77,10 +89,10 @@ class PrivDFS:
         split = backbone.default_split if config.split is None else config.split
         if not 1 <= split < len(backbone.blocks):
             raise ConfigError(f"split must be 1 to {len(backbone.blocks) - 1} for {config.backbone}, got {split}")
-        encoder = nn.Sequential(Normalize(config.mean, config.std), *backbone.blocks[:split])
-        with torch.no_grad():
-            example = torch.zeros(1, 3, config.image_size, config.image_size)
-            shape = encoder.eval()(example).shape[1:]
+        first = nn.GroupNorm(1, 3, eps=1e-4, affine=False) if config.standardize else Normalize(config.mean, config.std)
+        encoder = nn.Sequential(first, *backbone.blocks[:split])
+        encoder.extend(self._deepened(_shape(encoder, config.image_size)))
+        shape = _shape(encoder, config.image_size)
         masks = ShareMasks(config.num_servers, shape, config.density, keyed=config.keyed)
         tails: list[nn.Module] = [
             nn.Sequential(
@@ -92,6 +104,15 @@ class PrivDFS:
             self.adversaries = nn.ModuleList(Decoder(shape, config.image_size) for _ in tails)
         edge = nn.Sequential(encoder, masks)
         return SplitModel(edge, tails, Fusion(config.num_servers, config.num_classes)).train()
+
+    def _deepened(self, shape: torch.Size) -> list[nn.Module]:
+        """The residual blocks after features ``(C, H, W)``; before the last, H and W are halved where there is room."""
+        config = self.config
+        count = (0 if config.backbone in TOKENS else 3) if config.blocks is None else config.blocks
+        blocks: list[nn.Module] = [BasicBlock(shape[0], shape[0], 1) for _ in range(count)]
+        if count and config.image_size >= 32:  # the backbones halve four times
+            blocks.insert(-1, nn.MaxPool2d(2))
+        return blocks
 
     def loss(self, model: SplitModel, batch: Batch) -> Objective:
         """Cross-entropies of fusion and branches, sparsity, overlap, and the adversary's reversed error."""
@@ -124,6 +145,13 @@ class PrivDFS:
         lost = functional.one_hot(torch.randint(servers, (n,)), servers)
         dropped = (torch.rand(n, 1) < self.config.share_dropout).long()
         return (1 - lost * dropped).float().to(labels.device)
+
+
+def _shape(encoder: nn.Module, size: int) -> torch.Size:
+    """Of the features of one image."""
+    with torch.no_grad():
+        features: Tensor = encoder.eval()(torch.zeros(1, 3, size, size))
+    return features.shape[1:]
 
 
 class ShareMasks(nn.Module):

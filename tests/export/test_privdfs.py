@@ -15,6 +15,7 @@ from export.checkpoint import build_defense
 from export.defenses import Batch, defense_class, model_config
 from export.defenses.privdfs import Fusion, ShareMasks
 from export.models import BACKBONES
+from export.models.resnet18 import BasicBlock
 from export.parity import parity_images
 from export.recipes import recipe_config
 from export.write_bundle import export_bundle
@@ -42,6 +43,25 @@ def test_every_backbone_splits_into_shares_and_learns(backbone):
     assert [name for name, p in parameters if p.grad is None or not p.grad.isfinite().all()] == []
     with torch.no_grad():
         assert model.eval()(_batch(size=16).images).shape == (8, 10)
+
+
+def test_brightness_and_contrast_of_an_image_do_not_leave_the_device():
+    torch.manual_seed(0)
+    images = _batch().images
+    changed = images * 0.5 + torch.rand(8, 1, 1, 1) / 2
+    for standardize in (True, False):
+        model = build_defense("privdfs", model_config("privdfs", standardize=standardize)).eval()
+        with torch.no_grad():
+            shares, others = model.features(images), model.features(changed)
+        same = [torch.allclose(a, b, atol=1e-2) for a, b in zip(shares, others, strict=True)]
+        assert same == [standardize] * 4
+
+
+@pytest.mark.parametrize(("blocks", "size", "side"), [(0, 32, 8), (1, 32, 4), (3, 32, 4), (3, 16, 4), (2, 64, 8)])
+def test_residual_blocks_deepen_the_encoder_and_halve_where_there_is_room(blocks, size, side):
+    model = build_defense("privdfs", model_config("privdfs", blocks=blocks, image_size=size))
+    assert sum(isinstance(module, BasicBlock) for module in model.edge.modules()) == blocks
+    assert model.edge[1].logits.shape == (4, 128, side, side)
 
 
 def test_masks_start_disjoint_at_the_stated_density():
@@ -141,10 +161,12 @@ BAD = [
     ({"num_servers": 9}, "num_servers must be 2 to 8"),
     ({"density": 0.0}, "density must be"),
     ({"density": 0.3}, "at most 1/4"),
-    ({"density": 1e-5}, "keeps none of 8192 features"),
+    ({"density": 1e-5}, "keeps none of 2048 features"),
     ({"share_dropout": 1.0}, "share_dropout must be"),
     ({"label_smoothing": -0.1}, "label_smoothing must be"),
     ({"adversarial": -1.0}, "adversarial must not be negative"),
+    ({"blocks": -1}, "blocks must be 0 to 16"),
+    ({"blocks": 2, "backbone": "vit"}, "vit takes no residual blocks"),
     ({"branch_width": 0.0}, "branch_width must be"),
     ({"split": 4}, "split must be 1 to 3"),
     ({"split": 0}, "split must be 1 to 3"),
@@ -160,7 +182,7 @@ def test_settings_that_make_no_model_are_refused(settings, words):
 def test_the_masks_have_the_size_of_the_training_images():
     config = recipe_config("zoo", "privdfs", {}, {"image_size": 48})
     assert config.model.image_size == 48
-    assert build_defense("privdfs", config.model).edge[1].logits.shape == (4, 128, 12, 12)
+    assert build_defense("privdfs", config.model).edge[1].logits.shape == (4, 128, 6, 6)
 
 
 def test_another_key_deals_other_shares_of_the_same_features():
