@@ -1,4 +1,7 @@
-"""The Open Inference Protocol v2 over gRPC, beside HTTP and on the same models."""
+"""The Open Inference Protocol v2 over gRPC, beside HTTP and on the same models, with gRPC's own health checks.
+
+Sources: the protocol's service definition as Triton has it; the gRPC health checking protocol (grpc.health.v1).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import edge_sdk
 from edge_sdk import oip
@@ -27,6 +31,7 @@ from .tokens import TokenFile
 __all__ = ["GrpcServer"]
 
 SERVICE = "inference.GRPCInferenceService"
+HEALTH = "/grpc.health.v1.Health/"
 
 _log = logging.getLogger("edgesdk.requests")
 
@@ -63,6 +68,7 @@ class GrpcServer:
         self._interceptors = [_Tokens(tokens)] if tokens else []
         self._clients, self._observer = Clients(), Observer()
         self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
 
     async def start(self) -> None:
         """Listen.
@@ -90,6 +96,9 @@ class GrpcServer:
             for name, (method, kind) in methods.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self.port = free_port(self._host, self.port)
         address = f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
         try:
@@ -105,6 +114,7 @@ class GrpcServer:
     async def stop(self) -> None:
         """Refuse new calls, and finish those under way, 30 s at most."""
         if self._server is not None:
+            await self._health.enter_graceful_shutdown()
             await self._server.stop(DRAIN_SECONDS)
 
     async def _live(self, request: Any, context: Context) -> Message:
@@ -208,7 +218,7 @@ class _Failed(Exception):
 
 
 class _Tokens(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Lets nothing through without a right token; health is asked over HTTP."""
+    """Lets nothing through without a right token but the health checks, as over HTTP: a kubelet has none."""
 
     def __init__(self, tokens: TokenFile) -> None:
         self._tokens = tokens
@@ -219,6 +229,8 @@ class _Tokens(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        if details.method.startswith(HEALTH):
+            return await continuation(details)
         given = [value for name, value in details.invocation_metadata if name == "authorization"]
         if len(given) == 1 and self._tokens.allows(given[0].encode("latin-1")):
             return await continuation(details)

@@ -11,7 +11,10 @@ from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 
 from ..conftest import assert_one_line_error, edgesdk, serving
 
+grpc = pytest.importorskip("grpc", reason="needs edgesdk[grpc]")
 triton = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
+
 FEATURES = np.random.default_rng(1).random((2, 12, 8, 8), np.float32)
 
 
@@ -56,6 +59,24 @@ def test_health_and_metadata(client):
     assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("features", "FP32", [-1, 12, 8, 8])
     (tensor,) = model.outputs
     assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("logits", "FP32", [-1, 10])
+
+
+def _health(address, service=""):
+    with grpc.insecure_channel(address) as channel:
+        return (
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status
+        )
+
+
+def test_a_kubelet_asks_for_health_without_a_token(bundle, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    with _serving(bundle, "--token-file", str(tmp_path / "token")) as (_, address, _):
+        for service in ("", "inference.GRPCInferenceService"):
+            assert _health(address, service) == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+            _health(address, "another")
+        with triton.InferenceServerClient(address) as client, pytest.raises(Exception, match="bearer token is needed"):
+            client.is_server_live()
 
 
 def test_models_are_loaded_and_unloaded(bundle, tmp_path):
