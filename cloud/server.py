@@ -89,6 +89,7 @@ def run(
         ssl_keyfile=tls.key if tls else None,
         ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
+        ws="none",
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
