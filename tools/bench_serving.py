@@ -3,16 +3,17 @@
     python tools/bench_serving.py BUNDLE [--rounds 3] [--seconds 4] [--peer triton --peer mlserver=PYTHON …]
     python tools/bench_serving.py --tiny …       # one linear layer, so that the server itself is seen
 
-Needs wrk. Every server runs with ONNX Runtime on as many threads as it has cores, at most 32 rows a batch, no window. A
-round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors; LitServe and Ray Serve, which
-burn cores when idle, are stopped while others are asked. `raw` is session.run in this process at the best of its batch
-sizes, `echo` a bare uvicorn that sends the body back. Peers are the scripts of `tools/peers/`, each by the Python that
-has its packages.
+Needs wrk. Every server runs with ONNX Runtime on as many threads as it has cores, at most 32 rows a batch, no window.
+A round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors (MLServer takes JSON alone);
+LitServe and Ray Serve, which burn cores when idle, are stopped while others are asked. `raw` is session.run in this
+process at the best of its batch sizes, `echo` a bare uvicorn that sends the body back. Peers are the scripts of
+`tools/peers/`, each by the Python that has its packages.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ from edge_sdk.errors import EdgeSDKError
 from edge_sdk.profile.feeds import random_feeds
 from edge_sdk.profile.machine import Machine, usable_cpus
 from edge_sdk.progress import track
+from edge_sdk.tensors import Array
 
 PEERS = Path(__file__).with_name("peers")
 CONCURRENCIES = (1, 8, 32)
@@ -46,6 +48,7 @@ MAX_BATCH = 32
 START_SECONDS = 60.0
 RAW_BATCHES = (1, 8, MAX_BATCH)
 BURN_IDLE = ("litserve", "ray")
+JSON_ONLY = ("mlserver",)
 
 
 class Measured(NamedTuple):
@@ -64,6 +67,11 @@ class Server(NamedTuple):
     process: subprocess.Popen[bytes]
     ready_seconds: float
     log: Path
+
+    @property
+    def speaks(self) -> str:
+        """How it takes tensors."""
+        return "json" if self.name in JSON_ONLY else "binary"
 
     def pause(self) -> None:
         """Stop its processes where they would burn cores; Triton's locks between processes do not survive that."""
@@ -137,9 +145,11 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
     onnx = work / "model.onnx"
     onnx.write_bytes(bundle.onnx(part))
     threads = usable_cpus()
-    headers, chunks = oip.encode_request(random_feeds(part.inputs, 1), parameters={"binary_data_output": True})
-    path, body = f"/v2/models/{part.name}/infer", b"".join(chunks)
-    calls = _wrk_script(work, path, headers, body)
+    path = f"/v2/models/{part.name}/infer"
+    feeds = random_feeds(part.inputs, 1)
+    headers, chunks = oip.encode_request(feeds, request_id="1")
+    binary = (headers, b"".join(chunks))
+    calls = {kind: _wrk_script(work, kind, path, *call) for kind, call in (("binary", binary), ("json", _json(feeds)))}
     options = ["--threads", str(threads), "--max-batch", str(MAX_BATCH), "--max-waiting", "1024"]
     commands = {"edgesdk": [*EDGESDK, "serve", str(folder), *options], "echo": [sys.executable, str(PEERS / "echo.py")]}
     for peer in peers:
@@ -155,9 +165,11 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
         servers = []
         for name, command in commands.items():
             servers.append(stack.enter_context(_started(name, command, part.name, onnx, threads, work)))
+            headers, body = _json(feeds) if name in JSON_ONLY else binary
             answer = requests.post(servers[-1].url + path, data=body, headers=headers, timeout=30)
             if answer.status_code != 200:
-                sys.exit(f"bench_serving: {name} answered {answer.status_code}: {answer.text[:500]}")
+                log = servers[-1].log.read_text()[-2000:]
+                sys.exit(f"bench_serving: {name} answered {answer.status_code}: {answer.text[:500]}\n{log}")
             servers[-1].pause()
         idle = {}
         for server in servers:
@@ -168,7 +180,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
             for server in servers:
                 server.go_on()
                 for concurrency in CONCURRENCIES:
-                    found[server.name][concurrency].append(_wrk(calls, server, concurrency, seconds))
+                    found[server.name][concurrency].append(_wrk(calls[server.speaks], server, concurrency, seconds))
                 server.pause()
         busy = {server.name: server.memory_mib() for server in servers}
     _report(f"{folder}", found, raw[1:], {s.name: s.ready_seconds for s in servers}, idle, busy)
@@ -214,12 +226,22 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _wrk_script(work: Path, path: str, headers: dict[str, str], body: bytes) -> Path:
-    (work / "body").write_bytes(body)
+def _json(feeds: Mapping[str, Array]) -> tuple[dict[str, str], bytes]:
+    """The same request with its tensors as JSON."""
+    tensors = [
+        {"name": name, "shape": array.shape, "datatype": "FP32", "data": array.ravel().tolist()}
+        for name, array in feeds.items()
+    ]
+    return {"Content-Type": "application/json"}, json.dumps({"id": "1", "inputs": tensors}).encode()
+
+
+def _wrk_script(work: Path, kind: str, path: str, headers: dict[str, str], body: bytes) -> Path:
+    content = work / f"body.{kind}"
+    content.write_bytes(body)
     lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
-    script = work / "wrk.lua"
+    script = work / f"wrk.{kind}.lua"
     script.write_text(
-        f'local file = io.open("{work / "body"}", "rb")\nwrk.body = file:read("*a")\nfile:close()\n'
+        f'local file = io.open("{content}", "rb")\nwrk.body = file:read("*a")\nfile:close()\n'
         f'wrk.method = "POST"\nwrk.path = "{path}"\n' + "\n".join(lines) + "\n"
     )
     return script

@@ -2,8 +2,8 @@
 
 import os
 
-import onnxruntime
 from kserve import InferOutput, InferResponse, Model, ModelServer
+from session import open_session
 
 
 class Tail(Model):
@@ -11,12 +11,7 @@ class Tail(Model):
 
     def load(self) -> bool:
         """Open it."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ["BENCH_THREADS"])
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(
-            os.environ["BENCH_MODEL"], options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_session()
         self.ready = True
         return True
 

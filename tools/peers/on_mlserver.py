@@ -1,13 +1,13 @@
-"""MLServer with a runtime of its own for ONNX Runtime; over HTTP it speaks JSON and binary as its version does."""
+"""MLServer with a runtime of its own for ONNX Runtime; over HTTP it takes tensors as JSON alone."""
 
 import asyncio
 import os
 
 import numpy as np
-import onnxruntime
 from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
+from session import open_session
 
 
 class Tail(MLModel):
@@ -15,12 +15,7 @@ class Tail(MLModel):
 
     async def load(self) -> bool:
         """Open it."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ["BENCH_THREADS"])
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            os.environ["BENCH_MODEL"], options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session()
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
