@@ -9,7 +9,7 @@ import pytest
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 
-from ..conftest import assert_one_line_error, edgesdk, serving
+from ..conftest import assert_one_line_error, at_work, edgesdk, serving
 
 grpc = pytest.importorskip("grpc", reason="needs edgesdk[grpc]")
 triton = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
@@ -204,7 +204,6 @@ def test_tls_and_tokens_hold_here_too(bundle, tmp_path):
 def test_a_signal_drains_it(bundle):
     import signal
     import threading
-    import time
 
     with _serving(bundle) as (_, address, process), triton.InferenceServerClient(address) as client:
         client.infer("tail", [_input()])
@@ -213,8 +212,9 @@ def test_a_signal_drains_it(bundle):
         thread = threading.Thread(
             target=lambda: shapes.append(client.infer("tail", [_input(big)]).as_numpy("logits").shape)
         )
-        thread.start()
-        time.sleep(0.15)
+        with at_work(process.pid):
+            thread.start()
+        assert not shapes
         process.send_signal(signal.SIGTERM)
         thread.join()
         assert shapes == [(2048, 10)]
