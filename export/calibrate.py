@@ -14,7 +14,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from edge_sdk.errors import ConfigError, DataError
+from edge_sdk.errors import ConfigError
 from edge_sdk.progress import track
 
 from .audit.metrics.fsinfo import Prior, Spectrum, fsinfo, spectrum
@@ -27,7 +27,13 @@ LOW, HIGH = 1e-6, 1e6  # of sigma, in units of the features
 
 
 def guarded(
-    base: Checkpoint, splits: Splits, *, fsinfo_target: float | None, psnr_ceiling: float | None, seed: int
+    base: Checkpoint,
+    splits: Splits,
+    *,
+    fsinfo_target: float | None,
+    psnr_ceiling: float | None,
+    num_images: int,
+    seed: int,
 ) -> tuple[dict[str, object], dict[str, Tensor]]:
     """A trained model with noise calibrated to a target: what FSInfoGuard's training begins with.
 
@@ -36,22 +42,20 @@ def guarded(
         splits: the data that it was trained on.
         fsinfo_target: nats a dimension.
         psnr_ceiling: dB.
-        seed: of the images that are calibrated on.
+        num_images: training images that are calibrated on.
+        seed: of their choice.
 
     Returns:
         FSInfoGuard's settings, and the weights to start from.
 
     Raises:
-        DataError: ``splits`` are other parts than those of the base's training.
         ConfigError: not exactly one target, one that no noise can meet, or a base with noise.
     """
-    if splits.record() != base.data:
-        raise DataError(f"{splits.name}: not the parts that the base was trained on; its training images would leak")
     model = base.build()
     if model.noise is not None:
         raise ConfigError(f"{base.defense} draws noise already; choose a base without")
     targets = {"fsinfo_target": fsinfo_target, "psnr_ceiling": psnr_ceiling}
-    sigma = calibrated_sigma(model, splits.train, seed=seed, **targets)
+    sigma = calibrated_sigma(model, splits.train, num_images=num_images, seed=seed, **targets)
     own = {k: v for k, v in asdict(base.config).items() if k not in ModelConfig.__dataclass_fields__}
     shared = {name: getattr(base.config, name) for name in ModelConfig.__dataclass_fields__}
     settings: dict[str, object] = {**shared, "base": base.defense, "base_settings": own, "sigma": sigma, **targets}

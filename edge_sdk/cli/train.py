@@ -22,8 +22,8 @@ def train(
     adversarial: float | None = typer.Option(
         None, help="Weight against decoders of what one server sees, for defenses with shares."
     ),
-    base: Path | None = typer.Option(
-        None, help="model.safetensors to put calibrated noise on, for the defense that does so."
+    base: str | None = typer.Option(
+        None, help="model.safetensors, or the name of a shipped defense, whose weights to start from."
     ),
     fsinfo_target: float | None = typer.Option(None, help="With --base: FSInfo to allow, nats a dimension."),
     psnr_ceiling: float | None = typer.Option(
@@ -49,12 +49,14 @@ def train(
     with needs_extra("export", "edgesdk train"):
         import torch
 
-        from export.calibrate import guarded
+        from export.base_model import start_from
         from export.checkpoint import build_defense, load_checkpoint
         from export.data import load_splits
+        from export.defenses import DEFENSES
         from export.recipes import recipe_config
         from export.train import check_out, choose_device
         from export.train import train as run_training
+        from export.zoo import zoo_model
     settings = dict(_setting(text) for text in setting)
     if split is not None:
         settings["split"] = split
@@ -72,7 +74,9 @@ def train(
     }
     if base is None and (fsinfo_target is not None or psnr_ceiling is not None):
         raise ConfigError("--fsinfo-target and --psnr-ceiling are for noise on a trained model: give it to --base")
-    source = load_checkpoint(base) if base is not None else None
+    source = None
+    if base is not None:
+        source = load_checkpoint(zoo_model(base, backbone) if base in DEFENSES else Path(base))
     if source is None:  # checked once before the images are read, and again with their number of classes
         config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
         with torch.device("meta"):
@@ -84,8 +88,9 @@ def train(
     splits = load_splits(data, config.image_size if source is None else source.image_size, split_seed)
     initial = None
     if source is not None:
-        found, initial = guarded(source, splits, fsinfo_target=fsinfo_target, psnr_ceiling=psnr_ceiling, seed=seed)
-        settings |= found
+        settings, initial = start_from(
+            source, defense, settings, splits, fsinfo_target=fsinfo_target, psnr_ceiling=psnr_ceiling, seed=seed
+        )
     config = recipe_config(
         recipe, defense, {"backbone": backbone, "num_classes": len(splits.class_names), **settings}, changes
     )

@@ -24,6 +24,7 @@ class FSInfoGuard:
     """Another defense's model with its encoder frozen and calibrated noise on every share."""
 
     paper = "FSInfoGuard, arXiv 2504.10016"
+    calibrated = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(CrossEntropyConfig):
