@@ -319,7 +319,7 @@ def test_the_command_line_takes_servers_from_a_file_and_says_what_is_missing(
     assert report["servers"]["server0"]["num_answers"] == 5
     assert report["servers"]["server0"]["round_trip"]["p50_ms"] > 0
     sizes = [server["feature_bytes_per_image"] for server in report["servers"].values()]
-    assert sum(sizes) == report["feature_bytes_per_image"] == 4 * 409 * 4
+    assert sum(sizes) == report["feature_bytes_per_image"] == 4 * 204 * 4
 
 
 @pytest.mark.parametrize("content", [b"", b"# none\n\n", b"\xff\xfe"])
