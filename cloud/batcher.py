@@ -28,11 +28,11 @@ __all__ = ["Batcher", "Batching", "Ran"]
 CHEAP_SECONDS = 100e-6
 """A batch that takes less runs on the event loop: handing it to the thread and back costs 30 to 40 us."""
 
-LANES = 2
-"""Batches that run beside each other."""
-
 INLINE_SECONDS = 0.02
 """A lone client's request that takes less runs there too: nobody else waits for the loop meanwhile."""
+
+LANES = 2
+"""Batches that run beside each other."""
 
 Feeds = Mapping[str, Array]
 Outputs = dict[str, Array]
@@ -95,7 +95,7 @@ class Batcher:
         run_beside: Run | None = None,
     ) -> None:
         self._batching = batching
-        self._run, self._run_beside = run, run_beside
+        self._run, self._run_beside = run, run_beside or run
         self._lanes = 1 if run_beside is None else LANES
         self._queue: deque[_Waiting] = deque()
         self._rows = 0
@@ -205,7 +205,7 @@ class Batcher:
                 return
             self._running += 1
             self._whole = lone
-            run = self._run if lone or self._run_beside is None else self._run_beside
+            run = self._run if lone else self._run_beside
             if inline:
                 self._finish(loop, batch, *self._timed(batch, run))
                 return

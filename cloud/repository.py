@@ -183,7 +183,6 @@ class Repository:
             self._put(name, now)
             _log.info("loaded", extra={"model": name, "versions": list(now)})
             await _retire(gone)
-        release_freed()
 
     async def _unload(self, name: str) -> None:
         async with self._changing:
@@ -192,7 +191,6 @@ class Repository:
             self._put(name, {})
             _log.info("unloaded", extra={"model": name})
             await _retire(gone)
-        release_freed()
 
     def close(self) -> None:
         """Free all models."""
@@ -217,6 +215,7 @@ async def _retire(models: Iterable[Model]) -> None:
     for model in models:
         await model.drain()
         await asyncio.to_thread(model.close)
+    await asyncio.to_thread(release_freed)
 
 
 def check_shares(identities: Iterable[Mapping[str, str]]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from edge_sdk.cli.tables import print_table
+from edge_sdk.cli.train import parse_setting
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.progress import stages
 from export.audit.attacks.blind import BlindAttack
@@ -28,7 +29,7 @@ from export.audit.attacks.inversion import InversionAttack
 from export.audit.images import AuditImages
 from export.audit.quality import psnr
 from export.audit.target import Target
-from export.checkpoint import Checkpoint, load_checkpoint
+from export.checkpoint import Checkpoint
 from export.data import Splits, load_splits
 from export.defenses import SplitModel
 from export.defenses.privdfs import ShareMasks
@@ -64,28 +65,18 @@ def main() -> None:
 
 def _measured(variant: str, splits: Splits, arguments: argparse.Namespace) -> dict[str, Any]:
     out = arguments.out / variant.replace("/", "_")
-    done = out / "measured.json"
-    if done.exists():
-        row: dict[str, Any] = json.loads(done.read_bytes())
-        return row
-    settings = {name: _value(text) for name, _, text in (each.partition("=") for each in variant.split(","))}
+    settings = dict(parse_setting(text) for text in variant.split(","))
     settings["num_classes"] = len(splits.class_names)
     changes: dict[str, Any] = {"epochs": arguments.epochs, "cutmix": arguments.cutmix}
     config = recipe_config("zoo", arguments.defense, settings, changes)
-    if (out / "model.safetensors").exists():
-        checkpoint = load_checkpoint(out / "model.safetensors")
-    else:
-        checkpoint = train(config, splits, out, device=CPU, resume=True)
+    checkpoint = train(config, splits, out, device=CPU, resume=True)  # refuses what other settings left there
+    done = out / f"measured.{arguments.attack_epochs}.json"
+    if done.exists():
+        row: dict[str, Any] = json.loads(done.read_bytes())
+        return row
     row = {**_accuracies(checkpoint, splits), **_leakage(checkpoint, splits, out, arguments)}
     done.write_text(json.dumps(row))
     return row
-
-
-def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _accuracies(checkpoint: Checkpoint, splits: Splits) -> dict[str, Any]:
@@ -94,9 +85,8 @@ def _accuracies(checkpoint: Checkpoint, splits: Splits) -> dict[str, Any]:
         "validation": f"{checkpoint.accuracy['validation']:.2%}",
         "auxiliary": f"{evaluate(model, splits.auxiliary, CPU):.2%}",
     }
-    servers = len(model.tails)
-    if servers > 1:
-        row["without one, least"] = f"{min(_without(model, splits, k) for k in range(servers)):.2%}"
+    if len(model.tails) > 1:
+        row["without one, least"] = f"{min(_without_one(model, splits)):.2%}"
     for masks in (module for module in model.edge.modules() if isinstance(module, ShareMasks)):
         kept = [set(each.tolist()) for each in masks.kept]
         shared = [len(a & b) / max(min(len(a), len(b)), 1) for a, b in combinations(kept, 2)]
@@ -106,17 +96,18 @@ def _accuracies(checkpoint: Checkpoint, splits: Splits) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _without(model: SplitModel, splits: Splits, server: int) -> float:
-    """Auxiliary accuracy where this server's answer never comes."""
+def _without_one(model: SplitModel, splits: Splits) -> list[float]:
+    """Auxiliary accuracy where a server's answer never comes, for each of them."""
     images, labels = AuditImages.of(splits).auxiliary, torch.from_numpy(splits.auxiliary.labels)
-    right = 0
+    right = [0] * len(model.tails)
     for batch, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         shares = model.features(batch.float() / 255)
-        received = torch.ones(len(batch), len(shares))
-        received[:, server] = 0
         answers = [tail(share) for tail, share in zip(model.tails, shares, strict=True)]
-        right += int((model.fuse(answers, received).argmax(1) == truth).sum())
-    return right / len(labels)
+        for server in range(len(right)):
+            received = torch.ones(len(batch), len(shares))
+            received[:, server] = 0
+            right[server] += int((model.fuse(answers, received).argmax(1) == truth).sum())
+    return [count / len(labels) for count in right]
 
 
 def _leakage(checkpoint: Checkpoint, splits: Splits, out: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def train(
         from export.train import check_out, choose_device
         from export.train import train as run_training
         from export.zoo import zoo_model
-    settings = dict(_setting(text) for text in setting)
+    settings = dict(parse_setting(text) for text in setting)
     if split is not None:
         settings["split"] = split
     if adversarial is not None:
@@ -101,7 +101,12 @@ def train(
     typer.echo(f"{out / 'model.safetensors'}")
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Name and value of ``NAME=VALUE``, the value as JSON or else as it stands.
+
+    Raises:
+        ConfigError: it has no name or no value.
+    """
     import json
 
     name, equals, value = text.partition("=")

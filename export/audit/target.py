@@ -43,8 +43,9 @@ class Target:
         self.checkpoint, self.wire_dtype = checkpoint, wire_dtype
         self.num_servers = len(graphs.tails)
         size = checkpoint.image_size
-        self.edge_flops = count_cost(graphs.encoder_onnx(size, "static")).flops
-        self._encoder = OnnxRuntimeBackend(graphs.encoder_onnx(size, "dynamic"), num_threads)
+        encoder = graphs.encoder_onnx(size, "dynamic")
+        self.edge_flops = count_cost(encoder).flops
+        self._encoder = OnnxRuntimeBackend(encoder, num_threads)
         self.wire_bytes = sum(share.nbytes for share in self.sent(torch.zeros(1, 3, size, size)))
         graphs.model.requires_grad_(False)  # an attacker searches images, not weights
         self._unpacking = [_unpacking(tail) for tail in graphs.model.tails]
