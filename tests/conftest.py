@@ -166,9 +166,15 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Call
 
 
 @pytest.fixture(scope="session")
-def shares_bundle(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., object]) -> Path:
-    """A float32 bundle of an untrained model whose features go to four servers."""
-    return _export(tmp_path_factory, make_checkpoint("privdfs"))
+def shares_checkpoint(make_checkpoint: Callable[..., object]) -> object:
+    """An untrained model whose features go to four servers; its shares are of the default size."""
+    return make_checkpoint("privdfs", blocks=1, branch_width=0.25)
+
+
+@pytest.fixture(scope="session")
+def shares_bundle(tmp_path_factory: pytest.TempPathFactory, shares_checkpoint: object) -> Path:
+    """Its float32 bundle."""
+    return _export(tmp_path_factory, shares_checkpoint)
 
 
 def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object, *precisions: str) -> Path:

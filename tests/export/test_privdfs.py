@@ -211,7 +211,7 @@ def test_a_keyed_mask_is_dealt_anew_for_every_batch():
 
 @pytest.fixture(scope="module")
 def keyed_checkpoint(make_checkpoint):
-    return make_checkpoint("privdfs", keyed=True, num_servers=2, branch_width=0.1)
+    return make_checkpoint("privdfs", keyed=True, num_servers=2, blocks=0, branch_width=0.1)
 
 
 def _share_files(bundle):
@@ -238,8 +238,8 @@ def test_another_image_size_is_refused(make_checkpoint, tmp_path):
         export_bundle(make_checkpoint("privdfs"), tmp_path / "b", images=parity_images(None, 64), image_size=64)
 
 
-def test_a_bundle_gives_what_torch_gives(shares_bundle, make_checkpoint):
-    model = make_checkpoint("privdfs").build()
+def test_a_bundle_gives_what_torch_gives(shares_bundle, shares_checkpoint):
+    model = shares_checkpoint.build()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     with torch.no_grad():
         shares = model.features(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
@@ -261,9 +261,9 @@ def test_a_bundle_gives_what_torch_gives(shares_bundle, make_checkpoint):
             np.testing.assert_allclose(logits, expected[name], atol=1e-5)
 
 
-def test_a_server_holds_its_own_part_and_nothing_of_the_others(shares_bundle, make_checkpoint):
+def test_a_server_holds_its_own_part_and_nothing_of_the_others(shares_bundle, shares_checkpoint):
     """By value: no encoder weight, no fusion weight, no other tail's weight, no other server's places."""
-    model = make_checkpoint("privdfs").build()
+    model = shares_checkpoint.build()
     secrets = {
         "encoder": [p.numpy() for p in model.edge.state_dict().values()],
         "fusion": [p.numpy() for p in model.fusion.state_dict().values()],
