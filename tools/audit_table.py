@@ -9,17 +9,16 @@ of them together.
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from keep_audit import AUDITS
 from make_zoo import ZOO
+from marked_table import markdown, replaced
 
 from export.audit.results import AUDIT_FILE, AuditReport, ViewResult, load_report
 from export.audit.run import ATTACKS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-TABLE = re.compile(r"(?<=<!-- audits, by tools/audit_table.py -->\n).*?(?=\n\n)", re.DOTALL)
 METRICS = ("FSInfo", "MINE", "distance correlation", "effective information")
 
 
@@ -29,7 +28,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     text = table()
     if parser.parse_args().write:
-        README.write_text(TABLE.sub(lambda _: text, README.read_text()))
+        README.write_text(replaced(README.read_text(), "audits, by tools/audit_table.py", text))
     else:
         print(text)
 
@@ -38,12 +37,12 @@ def table() -> str:
     """Markdown, without a line's end."""
     paths = [*sorted(ZOO.glob(f"*/{AUDIT_FILE}")), *sorted(AUDITS.glob("*.json"))]
     header = ["defense", "accuracy", "edge MFLOP", "bytes", "FSInfo", "MINE", "dCor²", "effective", *ATTACKS]
-    rows = [header, ["---"] * len(header)]
+    rows: list[list[str]] = []
     for path in paths:
         report = load_report(path)
         name = f"`{report.defense}`" if path.name == AUDIT_FILE else f"`{report.defense}` ({path.stem})"
         rows += [row(report, view, name + note) for view, note in _views(report)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return markdown(header, rows)
 
 
 def _views(report: AuditReport) -> list[tuple[ViewResult, str]]:

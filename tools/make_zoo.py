@@ -17,11 +17,10 @@ import torch
 
 from edge_sdk.errors import DataError, EdgeSDKError
 from export.audit.results import AUDIT_FILE, AuditReport
+from export.audit.target import Target
 from export.checkpoint import Checkpoint, load_checkpoint
-from export.cost import count_cost
 from export.data import load_splits
 from export.defenses import defense_class
-from export.shipped import shipped_graphs
 from export.train import evaluate
 
 ZOO = Path(__file__).resolve().parent.parent / "export" / "zoo"
@@ -70,10 +69,7 @@ def card(checkpoint: Checkpoint, audit: AuditReport | None = None) -> str:
     """The model card, from what the checkpoint and the audit of its weights record."""
     training, data, accuracy = checkpoint.training, checkpoint.data, checkpoint.accuracy
     size = checkpoint.image_size
-    graphs = shipped_graphs(checkpoint, "float32")
-    cost = count_cost(graphs.encoder_onnx(size, "dynamic"))
-    with torch.no_grad():
-        wire = sum(share.nbytes for share in graphs.model.shares(torch.zeros(1, 3, size, size)))
+    target = Target(checkpoint)
     settings = {k: getattr(checkpoint.config, k) for k in checkpoint.config.__dataclass_fields__}
     recipe = {k: v for k, v in training.items() if k not in ("model", "defense")}
     parts = "\n".join(f"| {n} | {p['num_images']:,} | `{p['sha256'][:16]}` |" for n, p in data["parts"].items())
@@ -93,8 +89,8 @@ Defense: `{checkpoint.defense}` ({defense_class(checkpoint.defense).paper}). Set
 | test accuracy | {accuracy["test"]:.2%} ({data["parts"]["test"]["num_images"]:,} images, float32, weights as stored) |
 | validation accuracy | {accuracy["validation"]:.2%} |
 | train accuracy | {accuracy["train"]:.2%} (mean over the last epoch, augmented images) |
-| edge | {cost.flops / 1e6:.2f} MFLOP (1 MAC = 2 FLOPs), {cost.num_params:,} parameters |
-| leaves the device | {wire:,} bytes an image in float32 |
+| edge | {target.edge_cost.flops / 1e6:.2f} MFLOP (1 MAC = 2 FLOPs), {target.edge_cost.num_params:,} parameters |
+| leaves the device | {target.wire_bytes:,} bytes an image in float32 |
 | feature range | {", ".join(f"{low:.4g} to {high:.4g}" for low, high in checkpoint.feature_ranges)} |
 
 ## Training

@@ -20,6 +20,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from marked_table import markdown, replaced
+
 from edge_sdk.bundle import EDGE, open_party
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.progress import track
@@ -30,7 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 ZOO = ROOT / "export" / "zoo"
 BLOCK = re.compile(r"^```\n(\$ .*?)^```$", re.MULTILINE | re.DOTALL)
-TABLE = re.compile(r"(?<=<!-- shipped models, by tools/readme.py -->\n).*?(?=\n\n)", re.DOTALL)
 WIDTH = "100"  # characters a line
 
 
@@ -55,7 +56,7 @@ def main() -> None:
                 if line.startswith("$ "):
                     lines += [line, *_run(line[2:], folder, stack)]
             text = text.replace(block, "\n".join(lines) + "\n")
-        text = TABLE.sub(lambda _: _shipped(folder), text)
+        text = replaced(text, "shipped models, by tools/readme.py", _shipped(folder))
     README.write_text(text)
 
 
@@ -82,7 +83,7 @@ def _run(command: str, folder: Path, stack: ExitStack) -> list[str]:
 def _shipped(folder: Path) -> str:
     """The table's rows, from checkpoints and their bundles."""
     header = ["defense", "test accuracy", "validation", "train", "edge MFLOP", "edge parameters", "feature bytes"]
-    rows = [header, ["---"] * len(header)]
+    rows = []
     for path in sorted(ZOO.glob("*/model.safetensors"), key=lambda path: path.parent.name):
         checkpoint, name = load_checkpoint(path), path.parent.name
         backbone = checkpoint.config.backbone
@@ -96,7 +97,7 @@ def _shipped(folder: Path) -> str:
         flops, parameters = sum(cost.flops for cost in costs), sum(cost.num_params for cost in costs)
         link = f"[`{checkpoint.defense}`](export/zoo/{name}/README.md)"
         rows.append([link, *accuracy, f"{flops / 1e6:.2f}", f"{parameters:,}", f"{manifest.wire_bytes:,}"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(header, rows)
 
 
 if __name__ == "__main__":

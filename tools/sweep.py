@@ -113,7 +113,7 @@ def _without_one(model: SplitModel, splits: Splits) -> list[float]:
 def _leakage(checkpoint: Checkpoint, splits: Splits, out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     target, images = Target(checkpoint, num_threads=arguments.threads), AuditImages.of(splits)
     view = target.view([0])
-    row: dict[str, Any] = {"edge MFLOP": f"{target.edge_flops / 1e6:.1f}", "bytes": f"{target.wire_bytes:,}"}
+    row: dict[str, Any] = {"edge MFLOP": f"{target.edge_cost.flops / 1e6:.1f}", "bytes": f"{target.wire_bytes:,}"}
     for name, attack in (("PSNR of share 0", InversionAttack(epochs=arguments.attack_epochs, width=64)),
                          ("blind", BlindAttack())):  # fmt: skip
         with stages() as progress:

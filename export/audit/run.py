@@ -166,7 +166,7 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
         config=json.loads(json.dumps(asdict(checkpoint.config))),
         image_size=checkpoint.image_size,
         accuracy=checkpoint.accuracy,
-        edge_flops=target.edge_flops,
+        edge_flops=target.edge_cost.flops,
         wire_bytes=target.wire_bytes,
         wire_dtype=target.wire_dtype,
         data=checkpoint.data,

@@ -29,7 +29,7 @@ class Target:
 
     Attributes:
         num_servers: that get a share.
-        edge_flops: of the encoder, for one image.
+        edge_cost: of the encoder, for one image.
         wire_bytes: that leave the device for one image.
 
     Raises:
@@ -44,7 +44,7 @@ class Target:
         self.num_servers = len(graphs.tails)
         size = checkpoint.image_size
         encoder = graphs.encoder_onnx(size, "dynamic")
-        self.edge_flops = count_cost(encoder).flops
+        self.edge_cost = count_cost(encoder)
         self._encoder = OnnxRuntimeBackend(encoder, num_threads)
         self.wire_bytes = sum(share.nbytes for share in self.sent(torch.zeros(1, 3, size, size)))
         graphs.model.requires_grad_(False)  # an attacker searches images, not weights
