@@ -1,7 +1,9 @@
 """Our server beside others of the same protocol, on the same ONNX tail, in interleaved rounds.
 
-    python tools/bench_serving.py BUNDLE [--rounds 3] [--seconds 4] [--peer triton --peer mlserver=PYTHON …]
-    python tools/bench_serving.py --tiny …       # one linear layer, so that the server itself is seen
+    python tools/bench_serving.py MODEL [--rounds 3] [--seconds 4] [--peer triton --peer mlserver=PYTHON …]
+
+MODEL is a bundle, or a name of tools/bench_models.py: `tiny`, one linear layer, so that the server itself is seen, or
+`convolutional`, for which batches gain little, so that raw is the same at every concurrency.
 
 Needs wrk. Every server runs with ONNX Runtime on as many threads as it has cores, at most 32 rows a batch, no window.
 A round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors (MLServer takes JSON alone);
@@ -30,11 +32,12 @@ from typing import NamedTuple
 
 import numpy as np
 import requests
+from bench_models import BUILT_IN
 from serving import EDGESDK
 
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
-from edge_sdk.bundle import FORMAT_VERSION, Manifest, bundle_id, open_party, write_bundle
+from edge_sdk.bundle import open_party
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.profile.feeds import random_feeds
@@ -96,46 +99,20 @@ class Server(NamedTuple):
 def main() -> None:
     """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path, nargs="?")
-    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("model", help=f"a bundle, or {' or '.join(BUILT_IN)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--peer", action="append", default=[], help="NAME, or NAME=PYTHON")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("bench_serving: needs wrk, as Debian and Ubuntu package it")
-    if (arguments.bundle is None) != arguments.tiny:
-        sys.exit("bench_serving: give a bundle, or --tiny")
     with tempfile.TemporaryDirectory() as work:
         try:
-            folder = tiny(Path(work)) if arguments.tiny else arguments.bundle / "server0"
+            build = BUILT_IN.get(arguments.model)
+            folder = build(Path(work)) if build else Path(arguments.model) / "server0"
             run(folder, Path(work), arguments.rounds, arguments.seconds, arguments.peer)
         except EdgeSDKError as error:
             sys.exit(f"bench_serving: {error}")
-
-
-def tiny(work: Path) -> Path:
-    """A bundle's server folder with one linear layer, 3072 to 10."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    from export.placement import read_part
-
-    weights = np.random.default_rng(0).standard_normal((3072, 10)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("Gemm", ["features", "weights"], ["logits"], name="linear")],
-        "tiny",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3072])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
-        [numpy_helper.from_array(weights, "weights")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
-    part = read_part("tail", "server0", model)
-    files = {"tail.onnx": model}
-    manifest = Manifest(
-        format_version=FORMAT_VERSION, bundle_id=bundle_id(files, {}), party="server0", parts=(part,), defense="none"
-    )
-    write_bundle(work / "tiny", {"server0": manifest}, {"server0": files})
-    return work / "tiny" / "server0"
 
 
 def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -> None:
@@ -183,7 +160,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
                     found[server.name][concurrency].append(_wrk(calls[server.speaks], server, concurrency, seconds))
                 server.pause()
         busy = {server.name: server.memory_mib() for server in servers}
-    _report(f"{folder}", found, raw[1:], {s.name: s.ready_seconds for s in servers}, idle, busy)
+    _report(f"{folder.parent.name}", found, raw[1:], {s.name: s.ready_seconds for s in servers}, idle, busy)
 
 
 @contextmanager
