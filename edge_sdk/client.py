@@ -15,10 +15,11 @@ import urllib3
 
 from . import oip
 from .credentials import NO_CREDENTIALS, Credentials, read_token
-from .deadline import Deadline, DeadlineAdapter
+from .deadline import Deadline
 from .errors import RemoteError, RemoteRejected, RemoteTimeout, TensorError
 from .tensors import Array
 from .tracing import TRACE_HEADERS, Spans
+from .transport import BeforeConnect, Transport
 
 __all__ = ["Client", "RemoteTiming"]
 
@@ -62,6 +63,7 @@ class Client:
         timeout_s: for a whole call, from connecting to the answer's last byte, retries included.
         retries: how many more times a call is tried.
         credentials: what is shown to the server, and by what it is known.
+        before_connect: called with each address and port before connecting; what it raises ends the call.
 
     Raises:
         RemoteError: the URL is not one of HTTP.
@@ -69,7 +71,13 @@ class Client:
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 10.0, retries: int = 3, credentials: Credentials = NO_CREDENTIALS
+        self,
+        url: str,
+        *,
+        timeout_s: float = 10.0,
+        retries: int = 3,
+        credentials: Credentials = NO_CREDENTIALS,
+        before_connect: BeforeConnect | None = None,
     ) -> None:
         try:
             parts = urlsplit(url)
@@ -83,19 +91,18 @@ class Client:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self.retries = retries
-        self._session = requests.Session()
-        self._session.headers["Accept-Encoding"] = "identity"
+        self._headers = {**requests.utils.default_headers(), "Accept-Encoding": "identity"}
         self._deadline = Deadline()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, DeadlineAdapter(self._deadline))
+        # Not through a requests.Session: features go where the user said, by no proxy, redirect, cookie or netrc.
+        self._transport = Transport(self._deadline, before_connect)
         credentials.check(url)
         if credentials.token_file is not None:
-            self._session.headers["Authorization"] = f"Bearer {read_token(credentials.token_file)}"
-        self._session.verify = True if credentials.ca_file is None else str(credentials.ca_file)
+            self._headers["Authorization"] = f"Bearer {read_token(credentials.token_file)}"
+        self._verify = True if credentials.ca_file is None else str(credentials.ca_file)
+        self._certificate: str | tuple[str, str] | None = None
         if credentials.certificate is not None:
             own = str(credentials.certificate)
-            self._session.cert = own if credentials.key is None else (own, str(credentials.key))
-        self._session.trust_env = False  # no proxy or netrc lookups per request; features go where the user said
+            self._certificate = own if credentials.key is None else (own, str(credentials.key))
         self._prepared: dict[str, requests.PreparedRequest] = {}
         self._spans = Spans()
 
@@ -111,11 +118,12 @@ class Client:
         """
         return self._get_object(_path(model, version))
 
-    def identities(self, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def identities(self, model: str, seconds: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """What the server says of each version of the model besides names and shapes, whoever the server is.
 
         Ours has properties in the metadata, Triton parameters in the model's configuration, the same for all versions.
-        Of many versions the newest are asked, and all within the timeout of one call.
+        Of many versions the newest are asked, and all within ``seconds``, or the timeout of one call. What is yielded
+        was said on the connection that is open.
 
         Yields:
             The version, empty where only the server's choice can be asked for, and what it says.
@@ -124,10 +132,10 @@ class Client:
             RemoteTimeout: the server did not say in time.
             RemoteError: no answer, or not a JSON object.
         """
-        end = time.monotonic() + self.timeout_s
-        metadata = self.metadata(model)
+        end = time.monotonic() + (self.timeout_s if seconds is None else seconds)
+        metadata = self._get_object(_path(model), end - time.monotonic())
         if not isinstance(metadata.get("properties"), dict):
-            yield "", self._parameters(model)
+            yield "", self._parameters(model, end - time.monotonic())
             return
         listed = metadata.get("versions")
         versions = (
@@ -144,9 +152,9 @@ class Client:
                 continue
             yield version, properties if isinstance(properties, dict) else {}
 
-    def _parameters(self, model: str) -> dict[str, Any]:
+    def _parameters(self, model: str, seconds: float) -> dict[str, Any]:
         try:
-            given = self._get_object(f"{_path(model)}/config").get("parameters")
+            given = self._get_object(f"{_path(model)}/config", seconds).get("parameters")
         except RemoteRejected:  # a server that is neither
             return {}
         if not isinstance(given, dict):
@@ -170,6 +178,9 @@ class Client:
         request_id: str = "",
         parameters: dict[str, oip.Scalar] | None = None,
         version: str = "",
+        *,
+        seconds: float | None = None,
+        same_connection: bool = False,
     ) -> tuple[dict[str, Array], RemoteTiming]:
         """Run a model on the server.
 
@@ -179,6 +190,8 @@ class Client:
             request_id: echoed by the server, and checked.
             parameters: of the request; ``timeout``, of the protocol's schedule policy, is this client's own.
             version: of the model; the server's choice where none is named.
+            seconds: for the call, in place of the client's timeout.
+            same_connection: send over the connection of the call before, and over no other.
 
         Returns:
             Outputs by name, and where the time went.
@@ -186,17 +199,20 @@ class Client:
         Raises:
             RemoteTimeout: no answer in time.
             RemoteRejected: the server refused; its own message is in this one.
+            ConnectionEnded: the connection of the call before has ended.
             RemoteError: no connection, or an answer that is not one of the protocol.
             TensorError: an array has no dtype of the protocol.
         """
         start = time.perf_counter()
         # A server that knows how long it is waited for need not run what nobody waits for any more.
-        timed: oip.Parameters = {"timeout": round(self.timeout_s * 1e6), **(parameters or {})}
+        left = self.timeout_s if seconds is None else max(seconds, 0.001)
+        timed: oip.Parameters = {"timeout": round(left * 1e6), **(parameters or {})}
         headers, chunks = oip.encode_request(inputs, request_id, timed)
         headers |= self._spans.headers()
         body = b"".join(chunks)
         sent = time.perf_counter()
-        answer_headers, content, _, _ = self._send("POST", f"{_path(model, version)}/infer", headers, body)
+        path = f"{_path(model, version)}/infer"
+        answer_headers, content, _, _ = self._send("POST", path, headers, body, left, same_connection)
         received = time.perf_counter()
         try:
             answer = oip.decode_response(content, answer_headers.get(oip.HEADER_LENGTH))
@@ -215,7 +231,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
+        self._transport.close()
 
     def __enter__(self) -> Client:
         return self
@@ -232,8 +248,10 @@ class Client:
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
         seconds: float | None = None,
+        same_connection: bool = False,
     ) -> _Answer:
         self._deadline.start(self.timeout_s if seconds is None else max(seconds, 0.001))
+        self._transport.may_connect = not same_connection
         attempt = 0
         while True:
             problem, answer = self._try_once(method, path, headers, body)
@@ -261,7 +279,9 @@ class Client:
         try:
             request = self._prepare(method, path, headers, body)
             timeout = max(self._deadline.left(), 0.001)
-            with self._session.send(request, timeout=timeout, allow_redirects=False, stream=True) as response:
+            with self._transport.send(
+                request, stream=True, timeout=timeout, verify=self._verify, cert=self._certificate
+            ) as response:
                 content = response.raw.read(MAX_ANSWER_BYTES + 1)
         except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
             cause = _cause(error)
@@ -279,7 +299,7 @@ class Client:
     ) -> requests.PreparedRequest:
         """The request of the last call of this path with another body: parsing the URL anew costs a fifth of a call."""
         if path not in self._prepared:
-            self._prepared[path] = self._session.prepare_request(requests.Request(method, self.url + path))
+            self._prepared[path] = requests.Request(method, self.url + path, self._headers).prepare()
         request = self._prepared[path]
         for name in TRACE_HEADERS:  # of the call before
             request.headers.pop(name, None)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 import warnings
+from collections.abc import Set
 from urllib.parse import urlsplit
 
 from .errors import CollusionError, RemoteError
 
-__all__ = ["ColocationWarning", "Origins"]
+__all__ = ["ColocationWarning", "Endpoint", "Origins", "resolve"]
 
 Endpoint = tuple[str, int]
+"""A machine, one text for each however it is named, and a port."""
+
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -24,7 +28,7 @@ class ColocationWarning(UserWarning):
 
 
 class Origins:
-    """The resolved addresses of a bundle's servers, none of which may be another's.
+    """The addresses of a bundle's servers, none of which may be another's; for several threads.
 
     Args:
         allow_colocated: warn, in place of refusing, where two servers are one: for demonstrations.
@@ -34,19 +38,41 @@ class Origins:
         self._allow = allow_colocated
         self._known: dict[str, tuple[str, set[Endpoint]]] = {}
         self._warned: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
 
-    def admit(self, placement: str, url: str) -> None:
-        """Resolve a server's address, and compare it with all that were admitted before.
+    def admit(self, placement: str, url: str, endpoints: Set[Endpoint]) -> None:
+        """Compare what a server's name was resolved to with the addresses of all others.
 
         Args:
             placement: the party; admitted again, it replaces its former addresses.
-            url: ``http://HOST:PORT`` or https.
+            url: of its server, for messages.
+            endpoints: as ``resolve`` gives them.
 
         Raises:
             CollusionError: another party's server is at the same address and port.
-            RemoteError: the name has no address.
         """
-        endpoints = _resolve(url)
+        with self._lock:
+            self._compare(placement, url, endpoints)
+            self._known[placement] = (url, set(endpoints))
+
+    def meet(self, placement: str, url: str, address: str, port: int) -> None:
+        """Compare the address that is about to be connected to: a name may have come to mean another since ``admit``.
+
+        Args:
+            placement: the party whose server it is taken for.
+            url: of its server, for messages.
+            address: IPv4 or IPv6.
+            port: of TCP.
+
+        Raises:
+            CollusionError: another party's server is at the same address and port.
+        """
+        endpoint = (_canonical(address), port)
+        with self._lock:
+            self._compare(placement, url, {endpoint})
+            self._known.setdefault(placement, (url, set()))[1].add(endpoint)
+
+    def _compare(self, placement: str, url: str, endpoints: Set[Endpoint]) -> None:
         for other, (other_url, theirs) in self._known.items():
             if other == placement:
                 continue
@@ -64,7 +90,6 @@ class Origins:
                     f"{other} ({other_url}) and {placement} ({url}) are both at {min(shared)}: whoever runs that "
                     "machine can join their shares",
                 )
-        self._known[placement] = (url, endpoints)
 
     def _warn(self, placement: str, other: str, message: str) -> None:
         pair = (min(placement, other), max(placement, other))
@@ -73,8 +98,12 @@ class Origins:
             warnings.warn(message, ColocationWarning, stacklevel=2)
 
 
-def _resolve(url: str) -> set[Endpoint]:
-    """Every address and port that a connection to ``url`` may use."""
+def resolve(url: str) -> set[Endpoint]:
+    """Every address and port that a connection to ``url``, ``http://HOST:PORT`` or https, may use.
+
+    Raises:
+        RemoteError: the name has no address.
+    """
     parts = urlsplit(url)
     port = parts.port or _PORTS[parts.scheme]
     try:
@@ -90,4 +119,15 @@ def _canonical(text: str) -> str:
     mapped = getattr(address, "ipv4_mapped", None)
     if mapped is not None:
         address = mapped
-    return "this machine" if address.is_loopback or address.is_unspecified else str(address)
+    here = address.is_loopback or address.is_unspecified or _is_own(str(address), address.version)
+    return "this machine" if here else str(address)
+
+
+def _is_own(address: str, version: int) -> bool:
+    """Whether this machine has the address: to reach it, the kernel would take it as the sender's too."""
+    with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))  # of UDP: nothing is sent
+        except OSError:  # no way there
+            return False
+        return bool(probe.getsockname()[0] == address)

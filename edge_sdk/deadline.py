@@ -1,4 +1,4 @@
-"""HTTP connections whose every wait ends with the call that they serve.
+"""One end for all that a call waits for.
 
 The timeout of requests is for each read: a server that sends a byte now and then could hold a call for ever. Here each
 send and receive waits at most until the deadline of the whole call.
@@ -7,16 +7,10 @@ send and receive waits at most until the deadline of the whole call.
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from typing import Any
 
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.util.ssl_ import create_urllib3_context
-
-__all__ = ["Deadline", "DeadlineAdapter"]
+__all__ = ["Deadline", "timed"]
 
 
 class Deadline:
@@ -45,32 +39,7 @@ class Deadline:
         sock.settimeout(left)
 
 
-class DeadlineAdapter(HTTPAdapter):
-    """Transport of a requests session whose sockets keep to ``deadline``; a look-up of a name is not covered."""
-
-    def __init__(self, deadline: Deadline) -> None:
-        self._deadline = deadline
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        context = create_urllib3_context()
-        context.sslsocket_class = _timed(ssl.SSLSocket, self._deadline)
-        super().init_poolmanager(*args, ssl_context=context, **kwargs)
-        plain = _timed(socket.socket, self._deadline)
-
-        class Connection(HTTPConnection):
-            def _new_conn(self) -> socket.socket:
-                sock = super()._new_conn()
-                timed: socket.socket = plain(sock.family, sock.type, sock.proto, fileno=sock.detach())
-                return timed
-
-        class Pool(HTTPConnectionPool):
-            ConnectionCls = Connection
-
-        self.poolmanager.pool_classes_by_scheme = {**self.poolmanager.pool_classes_by_scheme, "http": Pool}
-
-
-def _timed(base: Any, deadline: Deadline) -> Any:
+def timed(base: Any, deadline: Deadline) -> Any:
     """A subclass of a socket class: the methods that http.client calls, each limited first."""
 
     class Timed(base):  # type: ignore[misc]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -15,9 +17,9 @@ import numpy as np
 from .backends import DEFAULT_EXECUTION, Backend, Execution, open_backend
 from .bundle import EDGE, Manifest, Part, open_party
 from .client import RemoteTiming
-from .collusion import Origins
+from .collusion import Endpoint, Origins, resolve
 from .credentials import NO_CREDENTIALS, Credentials
-from .errors import CollusionError, ConfigError, RemoteError
+from .errors import CollusionError, ConfigError, RemoteError, TensorError
 from .remote import RemotePart
 from .tensors import Array, TensorSpec, check_feeds
 from .tracing import Spans
@@ -58,6 +60,8 @@ class Prediction(NamedTuple):
 
 class EdgeRuntime:
     """A bundle's edge folder, opened and verified, ready to encode images and to ask the servers for the rest.
+
+    Threads may share one; their predictions are made one after the other.
 
     Args:
         path: ``BUNDLE/edge``.
@@ -106,6 +110,7 @@ class EdgeRuntime:
             raise ConfigError(f"{len(servers)} server(s) and credentials for {len(credentials)}; give one for each")
         urls = dict(zip(parties, servers, strict=False))
         shown = dict(zip(parties, credentials or [NO_CREDENTIALS] * len(servers), strict=False))
+        self._origins = Origins(allow_colocated=allow_colocated)
         self._remotes = {
             part.name: RemotePart(
                 part,
@@ -113,11 +118,14 @@ class EdgeRuntime:
                 self.manifest.bundle_id,
                 timeout_s=timeout_s,
                 credentials=shown[part.placement],
+                before_connect=partial(self._origins.meet, part.placement, urls[part.placement])
+                if len(urls) > 1
+                else None,
             )
             for part in parts
             if part.placement in urls
         }
-        self._origins = Origins(allow_colocated=allow_colocated)
+        self._turn = threading.Lock()
         # One thread a server: the calls wait, and all are under way at once.
         self._pool = ThreadPoolExecutor(max(len(urls), 1), thread_name_prefix="remote")
         self._random = np.random.default_rng(secrets.randbits(256))
@@ -168,7 +176,7 @@ class EdgeRuntime:
         """
         if not self._remotes:
             raise RemoteError("no server address was given; pass servers=[…]")
-        with self._spans.span("predict", {"images": len(images)}):
+        with self._turn, self._spans.span("predict", {"images": len(images)}):
             return self._predict(images)
 
     def _predict(self, images: Array) -> Prediction:
@@ -195,7 +203,12 @@ class EdgeRuntime:
                     servers[part.placement] = answer[1]
             waited = (time.perf_counter() - began) * 1e3
             timing = _with_slowest(timing, [a[1] for a in answers if not isinstance(a, RemoteError)], waited)
-        logits = tensors[self.manifest.parts[-1].outputs[0].name]
+        spec = self.manifest.parts[-1].outputs[0]
+        logits = tensors[spec.name]
+        try:
+            spec.check_finite(logits)
+        except TensorError as error:  # of finite answers: a server can send numbers near float32's largest
+            raise RemoteError(f"the servers' answers give no number: {error}") from error
         return Prediction(logits, _softmax(logits), timing, servers, missing)
 
     def close(self) -> None:
@@ -217,7 +230,8 @@ class EdgeRuntime:
 
     def _ask(self, parts: Sequence[Part], tensors: Mapping[str, Array]) -> list[Answer | RemoteError]:
         """The answers of remote parts that are asked at once; an error in place of one that may be missing."""
-        refused = {**self._resting(parts), **self._admit(parts)}
+        refused = self._resting(parts)
+        refused |= self._admit([part for part in parts if part.name not in refused])
         asked = [part for part in parts if part.name not in refused]
         span = self._spans.current()
         if len(asked) == 1:
@@ -227,6 +241,9 @@ class EdgeRuntime:
         by_name: dict[str, Answer | RemoteError] = dict(zip((part.name for part in asked), answered, strict=True))
         answers = [refused[part.name] if part.name in refused else by_name[part.name] for part in parts]
         errors = [answer for answer in answers if isinstance(answer, RemoteError)]
+        for error in errors:
+            if isinstance(error, CollusionError):
+                raise error
         if errors and (not self._degrade or len(errors) == len(parts)):
             if len(errors) == 1:
                 raise errors[0]
@@ -252,17 +269,21 @@ class EdgeRuntime:
     def _admit(self, parts: Sequence[Part]) -> dict[str, RemoteError]:
         """No share leaves before its server's address is known to be no other's; errors of those without an address."""
         refused: dict[str, RemoteError] = {}
-        for part in parts:
-            remote = self._remotes[part.name]
-            if remote.identified or len(self._remotes) == 1:
-                continue
-            try:
-                self._origins.admit(part.placement, remote.url)
-            except CollusionError:
-                raise
-            except RemoteError as error:
-                refused[part.name] = error
+        asked = [part for part in parts if not self._remotes[part.name].identified and len(self._remotes) > 1]
+        for part, found in zip(asked, self._pool.map(self._resolve, asked), strict=True):
+            if isinstance(found, RemoteError):
+                refused[part.name] = found
+            else:
+                self._origins.admit(part.placement, self._remotes[part.name].url, found)
         return refused
+
+    def _resolve(self, part: Part) -> set[Endpoint] | RemoteError:
+        remote = self._remotes[part.name]
+        try:
+            return resolve(remote.url)
+        except RemoteError as error:
+            remote.failed(error)
+            return error
 
     def _fuse(
         self, part: Part, tensors: Mapping[str, Array], num_images: int, missing: Mapping[str, RemoteError]
@@ -311,6 +332,7 @@ def _zeros(spec: TensorSpec, num_images: int) -> Array:
 
 
 def _softmax(logits: Array) -> Array:
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):  # to -inf, whose exponential is 0
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: Array = exponents / exponents.sum(axis=1, keepdims=True)
     return probabilities

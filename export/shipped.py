@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ def shipped_graphs(checkpoint: Checkpoint, wire_dtype: WireDtype, key: bytes | N
     Args:
         checkpoint: trained.
         wire_dtype: of the features that leave the device.
-        key: of a user, for a keyed model.
+        key: of a user, for a keyed model; without one its entries are dealt as anybody can tell.
 
     Raises:
         ConfigError: a key for a model that has no use for one.
@@ -83,8 +83,7 @@ def shipped_graphs(checkpoint: Checkpoint, wire_dtype: WireDtype, key: bytes | N
     """
     model = checkpoint.build()
     if key is not None:
-        keyed = [module for module in model.modules() if getattr(module, "keyed", False)]
-        if not keyed:
+        if not (keyed := keyed_modules(model)):
             raise ConfigError("this model was not trained for keys (--set keyed=true); export it without --key-file")
         for module in keyed:
             module.use_key(key)
@@ -92,6 +91,11 @@ def shipped_graphs(checkpoint: Checkpoint, wire_dtype: WireDtype, key: bytes | N
     edge = EdgeGraph(model, wires).eval()
     tails = [TailGraph(tail, wire).eval() for tail, wire in zip(model.tails, wires, strict=True)]
     return ShippedGraphs(model, wires, edge, tails)
+
+
+def keyed_modules(model: SplitModel) -> list[Any]:
+    """What deals features out by a user's key."""
+    return [module for module in model.modules() if getattr(module, "keyed", False)]
 
 
 def _wires(checkpoint: Checkpoint, dtype: WireDtype, count: int) -> list[Wire]:

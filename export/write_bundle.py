@@ -24,7 +24,7 @@ from .parity import ParityImages, compare
 from .placement import ENCODER, FUSION, REFERENCE, placement_graph, read_part
 from .precision import LowPrecision, lowered
 from .recipes import check_image_size
-from .shipped import RECEIVED, shipped_graphs
+from .shipped import RECEIVED, keyed_modules, shipped_graphs
 from .wire import Wire, WireDtype
 
 PARITY_LIMIT = 1e-3
@@ -64,7 +64,7 @@ def export_bundle(
     Raises:
         BundleError: ``out`` exists.
         ConfigError: the image size is not a multiple of 16, or not the model's only one; a key for a model that has
-            no use for one; int8 without calibration images.
+            no use for one, or none for one that has; int8 without calibration images.
         DataError: uint8 is asked of a checkpoint without feature ranges.
         BackendError: the exporter or ONNX Runtime refuses a part, or the float32 parity is worse than 1e-3.
     """
@@ -76,6 +76,10 @@ def export_bundle(
         raise ConfigError(f"this model is for {trained_for}x{trained_for} images alone; {size}x{size} was asked for")
     graphs = shipped_graphs(checkpoint, wire_dtype, key)
     model, wires, edge, tails = graphs
+    if key is None and keyed_modules(model):
+        raise ConfigError(
+            "this model was trained for keys; give a user's by --key-file, or all would have one partition"
+        )
     names = graphs.names
     files: dict[str, bytes] = {ENCODER: graphs.encoder_onnx(size, batch)}
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)

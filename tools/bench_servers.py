@@ -73,7 +73,7 @@ def measure(one: Path, several: Path, rounds: int, warmup: int, threads: int) ->
                 start = time.perf_counter()
                 timing = runtime.predict(image).timing
                 times[name].append((time.perf_counter() - start) * 1e3)
-                for step in ("encode", "network", "tail", "fuse"):
+                for step in ("encode", "serialize", "network", "tail", "fuse"):
                     times[f"{name}: {step}"].append(getattr(timing, f"{step}_ms") or 0.0)
             for name, client, model, feeds in alone:
                 start = time.perf_counter()
@@ -91,7 +91,7 @@ def report(times: dict[str, Array], threads: int) -> None:
     )
     print_table(title, ["step, ms", "median", "25 %", "75 %"], rows)
     alone = np.stack([values for name, values in times.items() if name.endswith("by itself")])
-    remote = times["several: network"] + times["several: tail"]
+    remote = times["several: serialize"] + times["several: network"] + times["several: tail"]
     ratios = {
         "several servers / one server, end to end": times["several"] / times["one"],
         f"{len(alone)} servers at once / the slowest by itself": remote / alone.max(0),

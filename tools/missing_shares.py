@@ -40,12 +40,15 @@ def main() -> None:
 
 def report(bundle: Path, images: Path, count: int | None) -> None:
     """Print the table."""
-    edge, *servers = (open_party(folder) for folder in parties(bundle))
-    outputs, labels = answers([edge, *servers], images, count)
+    folders = parties(bundle)
+    if len(folders) < 3:
+        sys.exit(f"missing_shares: {bundle}: not a bundle with several servers; give the folder that holds edge/")
+    edge, *servers = (open_party(folder) for folder in folders)
     fusion = edge.manifest.parts[-1]
     flags = next((spec for spec in fusion.inputs if spec.source == "received"), None)
     if fusion.placement != EDGE or flags is None:
         sys.exit(f"missing_shares: {bundle}: needs every server's answer")
+    outputs, labels = answers([edge, *servers], images, count)
     everyone = range(len(servers))
     cases = [("all", set(everyone))]
     cases += [

@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -187,6 +187,7 @@ def test_retries_end_with_the_timeout():
         (_http("200 OK", b'{"model_name": "m", "outputs": []}'), "for request '', not 'mine'"),
         (_http("200 OK", b"{}xxxx", "Inference-Header-Content-Length: 99"), "expected an integer from 1"),
         (_http("301 Moved", b"", "Location: http://127.0.0.1:1/"), "answered 301"),
+        (_http("302 Found", b"", "Location: http://[::1"), "answered 302"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(answer, words):
@@ -251,6 +252,31 @@ def test_an_answer_that_drips_ends_with_the_timeout(where):
     listener.close()
 
 
+def test_all_addresses_of_a_name_have_the_time_of_one_call(monkeypatch):
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        for _ in range(2):  # more than it queues: the next are not answered
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)] * 4
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
+        client = stack.enter_context(Client("http://many.test:1", timeout_s=0.5))
+        began = time.monotonic()
+        with pytest.raises(RemoteTimeout):
+            client.infer("m", X)
+        assert 0.4 < time.monotonic() - began < 0.9
+
+
+def test_a_cookie_is_not_sent_back():
+    answers = _http("200 OK", b"{}", "Set-Cookie: who=this"), _http("200 OK", b"{}")
+    with answering(*answers) as (url, seen), Client(url) as client:
+        client.metadata("m")
+        client.metadata("m")
+    assert b"cookie" not in seen[1].lower()
+
+
 def test_a_server_that_does_not_read_times_out():
     listener = socket.create_server(("127.0.0.1", 0))
     big = {"x": np.zeros((1, 2**24), np.float32)}
@@ -271,9 +297,9 @@ def test_a_kept_connection_gets_the_next_calls_whole_time():
 
 def test_an_endless_answer_is_refused(monkeypatch):
     monkeypatch.setattr("edge_sdk.client.MAX_ANSWER_BYTES", 1000)
-    for body in (b"x" * 1001, b"x" * 100_000):
+    for status, body in (("200 OK", b"x" * 1001), ("200 OK", b"x" * 100_000), ("302 Found", b"x" * 1001)):
         refused = pytest.raises(RemoteError, match="more than 1000 bytes")
-        with answering(_http("200 OK", body)) as (url, _), Client(url) as client, refused:
+        with answering(_http(status, body, "Location: /elsewhere")) as (url, _), Client(url) as client, refused:
             client.infer("m", X)
 
 

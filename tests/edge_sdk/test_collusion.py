@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from edge_sdk.collusion import ColocationWarning, Origins
+from edge_sdk.collusion import ColocationWarning, Origins, resolve
 from edge_sdk.errors import CollusionError, RemoteError
 
 
@@ -22,6 +22,10 @@ def names(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     return table
+
+
+def _admit(origins, placement, url):
+    origins.admit(placement, url, resolve(url))
 
 
 SAME = [
@@ -44,46 +48,69 @@ SAME = [
 def test_one_server_under_two_names_is_refused(names, a, b):
     names["ONE.test"] = names["one.test"]
     origins = Origins()
-    origins.admit("server0", a)
+    _admit(origins, "server0", a)
     with pytest.raises(CollusionError, match=r"server1 .* and server0 .* are one server") as caught:
-        origins.admit("server1", b)
+        _admit(origins, "server1", b)
     assert a in str(caught.value)
     assert b in str(caught.value)
+
+
+def test_this_machine_is_known_by_its_own_address():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback ones")
+        own = probe.getsockname()[0]
+    assert resolve(f"http://{own}:8000") == resolve("http://127.0.0.1:8000") != resolve("http://192.0.2.1:8000")
+
+
+def test_an_address_that_is_connected_to_is_compared_too(names):
+    """A name that meant another address when it was admitted."""
+    origins = Origins()
+    _admit(origins, "server0", "http://one.test:1")
+    _admit(origins, "server1", "http://two.test:1")
+    origins.meet("server1", "http://two.test:1", "192.0.2.2", 1)
+    origins.meet("server1", "http://two.test:1", "192.0.2.7", 1)
+    with pytest.raises(CollusionError, match=r"server1 .* and server0 .* are one server"):
+        origins.meet("server1", "http://two.test:1", "192.0.2.1", 1)
+    with pytest.raises(CollusionError):
+        origins.meet("server0", "http://one.test:1", "192.0.2.7", 1)
 
 
 @pytest.mark.filterwarnings("error")
 def test_servers_at_different_addresses_are_admitted_in_silence(names):
     origins = Origins()
-    origins.admit("server0", "http://one.test:8000")
-    origins.admit("server1", "http://two.test:8000")
-    origins.admit("server0", "http://one.test:8000")  # after a failure, anew
+    _admit(origins, "server0", "http://one.test:8000")
+    _admit(origins, "server1", "http://two.test:8000")
+    _admit(origins, "server0", "http://one.test:8000")  # after a failure, anew
 
 
 def test_two_ports_of_one_address_are_warned_of_once(names):
     origins = Origins()
-    origins.admit("server0", "http://one.test:1")
+    _admit(origins, "server0", "http://one.test:1")
     with pytest.warns(ColocationWarning, match=r"both at 192\.0\.2\.1"):
-        origins.admit("server1", "http://alias.test:2")
+        _admit(origins, "server1", "http://alias.test:2")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        origins.admit("server1", "http://alias.test:2")
-        origins.admit("server0", "http://one.test:1")
+        _admit(origins, "server1", "http://alias.test:2")
+        _admit(origins, "server0", "http://one.test:1")
 
 
 def test_a_name_that_comes_to_mean_another_servers_address_is_refused(names):
     origins = Origins()
-    origins.admit("server0", "http://one.test:1")
-    origins.admit("server1", "http://two.test:1")
+    _admit(origins, "server0", "http://one.test:1")
+    _admit(origins, "server1", "http://two.test:1")
     names["two.test"] = ["192.0.2.1"]
     with pytest.raises(CollusionError):
-        origins.admit("server1", "http://two.test:1")
+        _admit(origins, "server1", "http://two.test:1")
 
 
 def test_a_demonstration_may_share_a_server_and_hears_what_that_means():
     origins = Origins(allow_colocated=True)
-    origins.admit("server0", "http://127.0.0.1:1")
+    _admit(origins, "server0", "http://127.0.0.1:1")
     with pytest.warns(ColocationWarning, match="PRIVACY IS VOID"):
-        origins.admit("server1", "http://localhost:1")
+        _admit(origins, "server1", "http://localhost:1")
 
 
 def test_a_name_without_an_address_is_an_error(monkeypatch):
@@ -92,4 +119,4 @@ def test_a_name_without_an_address_is_an_error(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(RemoteError, match="has no address"):
-        Origins().admit("server0", "http://nowhere.test:1")
+        resolve("http://nowhere.test:1")

@@ -50,7 +50,10 @@ def test_nothing_is_sent_to_a_server_of_another_bundle(bundle, other_bundle):
 
 
 def test_a_bundle_deployed_anew_at_the_same_address_is_noticed(bundle, tmp_path):
-    """The server is replaced by one of another export with the same shapes, after the client has connected."""
+    """The server is replaced by one of another export with the same shapes, after the client has connected.
+
+    What it is sent is in test_remote.py.
+    """
     server = open_party(bundle / "server0")
     fresh = msgspec.structs.replace(server.manifest, bundle_id="ab" * 32)
     files = {file: server.files[file] for file in server.manifest.parts[0].files}
@@ -60,7 +63,7 @@ def test_a_bundle_deployed_anew_at_the_same_address_is_noticed(bundle, tmp_path)
         first.kill()
         first.wait()
         again = serving(tmp_path / "fresh" / "server0", "--port", url.rpartition(":")[2])
-        with again, pytest.raises(RemoteError, match="this server holds bundle"):
+        with again, pytest.raises(RemoteError, match=r"serves bundle abababababab, .*; deploy both"):
             runtime.predict(IMAGES)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,9 @@ from http.server import BaseHTTPRequestHandler
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from edge_sdk import EdgeRuntime, Execution, oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
@@ -47,8 +50,11 @@ def servers(shares_bundle):
 
 
 @contextmanager
-def impostor(bundle, k, answer):
-    """A server that says it is ``server{k}``, and answers inference by ``answer(request body, handler)``."""
+def impostor(bundle, k, answer, **claims):
+    """A server that says it is ``server{k}``, and answers inference by ``answer(request body, handler)``.
+
+    ``claims`` replace what it says of itself.
+    """
     manifest = open_party(bundle / f"server{k}").manifest
     asked = []
 
@@ -59,7 +65,7 @@ def impostor(bundle, k, answer):
             pass
 
         def do_GET(self):
-            identity = {"edgesdk_bundle_id": manifest.bundle_id, "edgesdk_party": f"server{k}"}
+            identity = {"edgesdk_bundle_id": manifest.bundle_id, "edgesdk_party": f"server{k}", **claims}
             self.send(json.dumps({"name": f"tail{k}", "properties": identity}).encode())
 
         def do_POST(self):
@@ -117,6 +123,67 @@ def test_a_server_gets_no_share_but_its_own(shares_bundle, servers, order):
     refused = pytest.raises(RemoteError, match=r"2 of 4 servers failed: .*no model 'tail\d' here")
     with EdgeRuntime(shares_bundle / "edge", [servers[k] for k in order]) as runtime, refused:
         runtime.predict(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"edgesdk_party": "server2"}, "is server2 of this bundle; server1 is needed there"),
+        ({"edgesdk_party": None}, "is None of this bundle; server1 is needed there"),
+        ({"edgesdk_bundle_id": "ab" * 32}, "serves bundle abababababab"),
+    ],
+)
+def test_a_server_that_says_it_is_another_gets_nothing(shares_bundle, servers, claims, words):
+    with impostor(shares_bundle, 1, lambda *_: None, **claims) as (url, asked):
+        urls = [servers[0], url, *servers[2:]]
+        refused = pytest.raises(RemoteError, match=words)
+        with EdgeRuntime(shares_bundle / "edge", urls) as runtime, refused:
+            runtime.predict(IMAGES)
+        with EdgeRuntime(shares_bundle / "edge", urls, on_missing="degrade") as runtime:
+            assert list(runtime.predict(IMAGES).missing) == ["server1"]
+    assert asked == []
+
+
+def test_a_name_that_comes_to_mean_another_parts_server_is_not_connected_to(shares_bundle, servers, monkeypatch):
+    """Between the check of all addresses and the connection; nothing is degraded by it."""
+    ports = [int(url.rpartition(":")[2]) for url in servers]
+    real, asked = socket.getaddrinfo, []
+
+    def look_up(host, port, *arguments, **options):
+        asked.append(host)
+        if host != "moving.test":
+            return real(host, port, *arguments, **options)
+        address = ("192.0.2.1", port) if asked.count(host) == 1 else ("127.0.0.1", ports[0])
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    urls = [servers[0], f"http://moving.test:{ports[1]}", *servers[2:]]
+    refused = pytest.raises(CollusionError, match=r"moving\.test.* are one server")
+    with EdgeRuntime(shares_bundle / "edge", urls, on_missing="degrade") as runtime, refused:
+        runtime.predict(IMAGES)
+
+
+def test_answers_that_fuse_to_no_number_are_an_error(shares_bundle, tmp_path):
+    edge = open_party(shares_bundle / "edge")
+    fusion = onnx.load_from_string(edge.files["fusion.onnx"])
+    for weights in fusion.graph.initializer:
+        value = numpy_helper.to_array(weights)
+        if value.dtype == np.float32:
+            weights.CopyFrom(numpy_helper.from_array(value * 8, weights.name))
+    files = {name: data for name, data in edge.files.items() if name.endswith(".onnx")}
+    files["fusion.onnx"] = fusion.SerializeToString()
+    write_bundle(tmp_path / "b", {EDGE: edge.manifest}, {EDGE: files})
+    largest = np.full((3, 10), 3e38, np.float32)
+    largest[:, 1::2] *= -1
+    with ExitStack() as stack:
+        urls = [stack.enter_context(impostor(shares_bundle, k, _tensor(f"logits_{k}", largest)))[0] for k in range(4)]
+        with EdgeRuntime(shares_bundle / "edge", urls) as runtime:
+            np.testing.assert_allclose(runtime.predict(IMAGES).probabilities[0], [0.2, 0] * 5)
+        with (
+            EdgeRuntime(tmp_path / "b" / "edge", urls, on_missing="degrade") as runtime,
+            pytest.raises(RemoteError, match="give no number"),
+        ):
+            runtime.predict(IMAGES)
 
 
 def test_the_default_names_the_server_that_is_down(shares_bundle, servers):

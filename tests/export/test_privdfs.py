@@ -233,6 +233,12 @@ def test_a_key_for_a_model_without_one_is_refused(make_checkpoint, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_keyed_model_without_a_key_is_refused(keyed_checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match="give a user's by --key-file"):
+        export_bundle(keyed_checkpoint, tmp_path / "b", images=parity_images(None, 32))
+    assert not (tmp_path / "b").exists()
+
+
 def test_another_image_size_is_refused(make_checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="for 32x32 images alone; 64x64"):
         export_bundle(make_checkpoint("privdfs"), tmp_path / "b", images=parity_images(None, 64), image_size=64)

@@ -160,7 +160,7 @@ def test_what_is_attacked_is_what_the_exported_encoder_sends(target, wire_dtype,
     low, high = checkpoint.feature_ranges[0]
     step = (high - low) / 255
     attacked = target if wire_dtype == "float32" else Target(checkpoint, wire_dtype=wire_dtype)
-    assert (attacked.edge_flops, attacked.wire_bytes) == (encoder_cost.flops, edge.manifest.wire_bytes)
+    assert (attacked.edge_cost.flops, attacked.wire_bytes) == (encoder_cost.flops, edge.manifest.wire_bytes)
     view = attacked.view([0])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     (seen,), (features,) = view.observe(images), view.features(images)
