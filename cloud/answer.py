@@ -22,9 +22,10 @@ from edge_sdk.tensors import Array
 
 from .batcher import Ran
 from .models import Model
+from .replies import MAX_MESSAGE
 from .statistics import FailureReason
 
-__all__ = ["Answer", "Clients", "Failure", "begin", "complete", "failure", "refusal"]
+__all__ = ["CLIENT_LEFT", "Answer", "Clients", "Failure", "begin", "complete", "failure", "refusal"]
 
 ALONE_SECONDS = 1.0
 """After which a connection that nobody else has asked beside counts as the only one."""
@@ -103,8 +104,12 @@ def refusal(error: EdgeSDKError) -> Failure:
 def _known(error: Exception) -> Failure | None:
     for kind, status, code, reason in _FAILURES:
         if isinstance(error, kind):
-            return Failure(status, code, reason, str(error))
+            return Failure(status, code, reason, str(error)[:MAX_MESSAGE])
     return None
+
+
+CLIENT_LEFT = Failure(499, "CANCELLED", "CANCELED", "the client left")
+"""499 is what logs of nginx and others call that."""
 
 
 class Clients:
@@ -142,7 +147,7 @@ def _check_bundle(model: Model, request: InferRequest) -> None:
 def _deadline(request: InferRequest, time_left: float | None) -> float | None:
     """By ``time.monotonic``: of the transport, or Triton's request parameter ``timeout``, microseconds; 0 sets none."""
     timeout = request.parameters.get("timeout", 0)
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        raise TensorError(f"parameter timeout is {timeout!r}; expected microseconds, an integer from 0")
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 <= timeout < 2**63:
+        raise TensorError(f"parameter timeout is {timeout!r}; expected microseconds, a 64-bit integer from 0")
     waits = [seconds for seconds in (timeout / 1e6 or None, time_left) if seconds is not None]
     return time.monotonic() + min(waits) if waits else None

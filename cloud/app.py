@@ -190,7 +190,8 @@ class Application:
 
 def _refuse_other_sites(request: Request) -> None:
     """A browser on the operator's machine reaches what listens there, whatever page it shows (Fetch Metadata)."""
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    headers = request.headers  # to an address without TLS a browser sends Origin alone; our page asks for nothing here
+    if "origin" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise ForbiddenError("a page of another site asked for this")
 
 

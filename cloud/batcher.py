@@ -103,6 +103,7 @@ class Batcher:
         self._whole = False  # the batch that runs has all cores
         self._alone = False
         self._timer: asyncio.Handle | None = None
+        self._in_window = False  # the timer waits for more rows
         self._seconds_per_row = seconds_per_row
         self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting], Run] | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(self._lanes)]
@@ -162,6 +163,8 @@ class Batcher:
             in whatever ``run`` raised. Cancelling it takes the request out of the queue.
         """
         if len(self._queue) >= self._batching.max_waiting:
+            self._drop_dead()
+        if len(self._queue) >= self._batching.max_waiting:
             raise OverloadError(f"{len(self._queue)} requests wait already; try again later")
         loop = asyncio.get_running_loop()
         kind = tuple(array.shape[1:] for array in feeds.values())
@@ -173,7 +176,7 @@ class Batcher:
             if alone and self._is_lone and not self._batching.window_s:
                 self._start(loop)  # nobody else comes in this turn of the loop
             else:
-                self._schedule(loop)
+                self._schedule(loop, self._batching.window_s)
         return waiting.future
 
     def close(self) -> None:
@@ -183,15 +186,22 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self, loop: asyncio.AbstractEventLoop, window_s: float = 0.0) -> None:
         """Start the next batch: never at once, so that what else arrives in this turn of the loop comes along."""
-        full = self._rows >= self._batching.max_batch
-        if self._timer is None:
-            wait = 0.0 if full else self._batching.window_s
-            self._timer = loop.call_later(wait, self._start, loop) if wait else loop.call_soon(self._start, loop)
-        elif full and isinstance(self._timer, asyncio.TimerHandle):
+        wait = window_s if self._rows < self._batching.max_batch else 0.0
+        if self._timer is not None:
+            if wait or not self._in_window:
+                return
             self._timer.cancel()
-            self._timer = loop.call_soon(self._start, loop)
+        self._in_window = wait > 0
+        self._timer = loop.call_later(wait, self._start, loop) if wait else loop.call_soon(self._start, loop)
+
+    def _drop_dead(self) -> None:
+        """Take out of the queue what nobody waits for any more."""
+        now = time.monotonic()
+        kept = deque(waiting for waiting in self._queue if not _is_dead(waiting, now))
+        self._queue = kept
+        self._rows = sum(waiting.rows for waiting in kept)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the next batches, if there are any."""
@@ -219,11 +229,9 @@ class Batcher:
         while self._queue:
             waiting = self._queue.popleft()
             self._rows -= waiting.rows
-            if waiting.future.done():  # its client has gone
+            if _is_dead(waiting, now):
                 continue
-            if waiting.deadline is not None and waiting.deadline < now:
-                waiting.future.set_exception(ExpiredError("the deadline passed while the request waited"))
-            elif batch and waiting.kind != batch[0].kind:
+            if batch and waiting.kind != batch[0].kind:
                 kept.append(waiting)
             elif batch and rows + waiting.rows > most:
                 kept.append(waiting)
@@ -240,14 +248,18 @@ class Batcher:
             loop, batch, run = job
             loop.call_soon_threadsafe(self._finish, loop, batch, *self._timed(batch, run))
 
-    @staticmethod
-    def _timed(batch: Sequence[_Waiting], run: Run) -> tuple[Outputs | Exception, int, int]:
+    def _timed(self, batch: Sequence[_Waiting], run: Run) -> tuple[Outputs | Exception, int, int]:
         began = time.perf_counter_ns()
         try:
-            feeds = batch[0].feeds
+            feeds, most = batch[0].feeds, self._batching.max_batch
             if len(batch) > 1:
                 feeds = {name: np.concatenate([waiting.feeds[name] for waiting in batch]) for name in feeds}
-            found: Outputs | Exception = run(feeds)
+            if batch[0].rows <= most:
+                found: Outputs | Exception = run(feeds)
+            else:  # alone; whole, it would take as much memory as its client likes
+                starts = range(0, batch[0].rows, most)
+                runs = [run({name: array[i : i + most] for name, array in feeds.items()}) for i in starts]
+                found = {name: np.concatenate([each[name] for each in runs]) for name in runs[0]}
         except Exception as error:  # to be raised where the requests came from
             found = error
         return found, began, time.perf_counter_ns()
@@ -273,9 +285,11 @@ class Batcher:
                     waiting.future.set_exception(found)
             return
         self._seconds_per_row = (ended - began) / rows / beside / 1e9
-        if rows not in self.executions:
-            self.executions[rows] = Tally()
-        self.executions[rows].add(ended - began)
+        most = self._batching.max_batch
+        for size in _sizes(rows, most):
+            if size not in self.executions:
+                self.executions[size] = Tally()
+            self.executions[size].add((ended - began) * size // rows)
         start = 0
         for waiting in batch:
             share = found
@@ -283,4 +297,19 @@ class Batcher:
                 share = {name: array[start : start + waiting.rows] for name, array in found.items()}
             start += waiting.rows
             if not waiting.future.done():
-                waiting.future.set_result(Ran(share, waiting.rows, began - waiting.arrived, ended - began, rows))
+                waiting.future.set_result(
+                    Ran(share, waiting.rows, began - waiting.arrived, ended - began, min(rows, most))
+                )
+
+
+def _is_dead(waiting: _Waiting, now: float) -> bool:
+    """Whether nobody waits for it any more: its client has gone, or its deadline, of which it is told here."""
+    if not waiting.future.done() and waiting.deadline is not None and waiting.deadline < now:
+        waiting.future.set_exception(ExpiredError("the deadline passed while the request waited"))
+    return waiting.future.done()
+
+
+def _sizes(rows: int, most: int) -> list[int]:
+    """Rows of the runs that a batch was run in."""
+    whole, rest = divmod(rows, most)
+    return [rows] if rows <= most else [most] * whole + [rest] * bool(rest)

@@ -43,6 +43,7 @@ class DirectProtocol(GuardedProtocol):
             self._infer.gone(self._receiving.call)
             self._leave()
         if isinstance(self.cycle, _Exchange):
+            self.cycle.call.cancel()
             self.cycle = cast(Any, None)  # it has nobody to wake
         super().connection_lost(exc)
 
@@ -51,13 +52,13 @@ class DirectProtocol(GuardedProtocol):
         if exchange is None:
             super().on_headers_complete()
         else:
-            self._in_head = False
             self.cycle = cast(Any, exchange)
 
     def on_body(self, body: bytes) -> None:
         if self._receiving is None:
             super().on_body(body)
         else:
+            self._body_came()
             self._receiving.chunks.append(body)
 
     def on_message_complete(self) -> None:
@@ -85,7 +86,7 @@ class DirectProtocol(GuardedProtocol):
                 length = value
             elif name == b"transfer-encoding":
                 return None
-        if not length.isdigit() or int(length[:20]) > self._infer.max_body_bytes:
+        if not length.isdigit() or len(length) > 20 or int(length) > self._infer.max_body_bytes:
             return None
         if self._guard is not None and self._guard.enter(self.headers, self.client) is not None:
             return None  # the application is guarded as well, and says why

@@ -5,10 +5,12 @@ Sources: the protocol's service definition as Triton has it; the gRPC health che
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -18,8 +20,9 @@ import edge_sdk
 from edge_sdk import oip
 from edge_sdk.errors import DeviceError, EdgeSDKError
 
-from .answer import Clients, Failure, begin, complete, failure, refusal
+from .answer import CLIENT_LEFT, Clients, Failure, begin, complete, failure, refusal
 from .grpc_tensors import decode_request, encode_response
+from .guard import Guard
 from .observer import Asked, Observer
 from .protobuf import open_inference_pb2 as messages
 from .replies import EXTENSIONS, MAX_MESSAGE, NEEDS_TOKEN, SERVER_NAME
@@ -32,6 +35,9 @@ __all__ = ["GrpcServer"]
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "/grpc.health.v1.Health/"
+DRAIN_LOOKS = 0.1
+"""Seconds between looks at whether calls are under way."""
+
 
 _log = logging.getLogger("edgesdk.requests")
 
@@ -49,6 +55,8 @@ class GrpcServer:
         port: to listen on; 0 takes a free one, which then stands in ``port``.
         tls: None serves in the clear.
         tokens: None asks for none.
+        guard: decides which calls are let in; None lets in all.
+        clients: that have asked of late, over other protocols too.
     """
 
     def __init__(
@@ -60,13 +68,16 @@ class GrpcServer:
         max_body_bytes: int,
         tls: TLS | None = None,
         tokens: TokenFile | None = None,
+        guard: Guard | None = None,
+        clients: Clients | None = None,
     ) -> None:
         self._repository, self._tls = repository, tls
         self._host, self.port = host, port
         self._options = [("grpc.max_receive_message_length", max_body_bytes), ("grpc.max_send_message_length", -1),
                          ("grpc.so_reuseport", 0)]  # fmt: skip
         self._interceptors = [_Tokens(tokens)] if tokens else []
-        self._clients, self._observer = Clients(), Observer()
+        self._guard, self._clients, self._observer = guard, clients or Clients(), Observer()
+        self._under_way = self._begun = 0
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
 
@@ -91,7 +102,7 @@ class GrpcServer:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                _answering(method), request_deserializer=kind.FromString, response_serializer=_serialized
+                self._answering(method), request_deserializer=kind.FromString, response_serializer=_serialized
             )
             for name, (method, kind) in methods.items()
         }
@@ -115,7 +126,38 @@ class GrpcServer:
         """Refuse new calls, and finish those under way, 30 s at most."""
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
-            await self._server.stop(DRAIN_SECONDS)
+            stopping = asyncio.ensure_future(self._server.stop(DRAIN_SECONDS))
+            begun = -1
+            while (self._under_way or self._begun > begun) and not stopping.done():
+                begun = self._begun
+                await asyncio.wait([stopping], timeout=DRAIN_LOOKS)
+            await self._server.stop(0)  # ends what has no end of its own: who watches the health
+            await stopping
+
+    def _answering(self, method: Method) -> Method:
+        """The method for those that are let in, its errors as gRPC's."""
+
+        async def answered(request: Any, context: Context) -> Message:
+            guard = self._guard
+            refused = None if guard is None else guard.enter_known(_address(context.peer()))
+            if refused is not None:
+                await context.abort(_REFUSALS[refused.status], refused.message)
+            self._under_way += 1
+            self._begun += 1
+            try:
+                return await method(request, context)
+            except _Failed as error:
+                failed = error.failure
+            except Exception as error:
+                failed = failure(error, getattr(request, "model_name", "") or getattr(request, "name", ""))
+            finally:
+                self._under_way -= 1
+                if guard is not None:
+                    guard.leave()
+            await context.abort(getattr(grpc.StatusCode, failed.code), failed.message[:MAX_MESSAGE])
+            raise AssertionError("abort raises")
+
+        return answered
 
     async def _live(self, request: Any, context: Context) -> Message:
         return messages.ServerLiveResponse(live=True)
@@ -177,6 +219,9 @@ class GrpcServer:
             outputs, parameters = complete(model, decoded_request, ran)
             ended = time.perf_counter_ns()
             encoded = encode_response(model.name, model.version, request, outputs, parameters)
+        except asyncio.CancelledError:
+            self._observer.failed(model, asked, CLIENT_LEFT, request.id)
+            raise
         except Exception as error:
             failed = failure(error, model.name)
             self._observer.failed(model, asked, failed, request.id)
@@ -185,6 +230,7 @@ class GrpcServer:
         return encoded
 
 
+_REFUSALS = {429: grpc.StatusCode.RESOURCE_EXHAUSTED, 503: grpc.StatusCode.UNAVAILABLE}
 _tensor = messages.ModelMetadataResponse.TensorMetadata
 SPOKEN = ("statistics", "model_repository")
 """Of the extensions, those that gRPC has."""
@@ -195,20 +241,9 @@ def _serialized(message: Message) -> bytes:
     return content
 
 
-def _answering(method: Method) -> Method:
-    """The method, whose errors become gRPC's."""
-
-    async def answered(request: Any, context: Context) -> Message:
-        try:
-            return await method(request, context)
-        except _Failed as error:
-            failed = error.failure
-        except Exception as error:
-            failed = failure(error, getattr(request, "model_name", "") or getattr(request, "name", ""))
-        await context.abort(getattr(grpc.StatusCode, failed.code), failed.message[:MAX_MESSAGE])
-        raise AssertionError("abort raises")
-
-    return answered
+def _address(peer: str) -> str:
+    """Of a client, as HTTP has it: gRPC writes ``ipv4:1.2.3.4:5`` and ``ipv6:%5B::1%5D:5``."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 class _Failed(Exception):

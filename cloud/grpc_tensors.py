@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_sdk.errors import TensorError
-from edge_sdk.oip import MAX_RANK, InferRequest, Parameters, RequestedOutput
+from edge_sdk.oip import MAX_JSON_BYTES, MAX_RANK, InferRequest, Parameters, RequestedOutput
 from edge_sdk.tensors import DTYPES, Array, dtype_name
 
 from .protobuf import open_inference_pb2 as messages
@@ -107,6 +107,8 @@ def _from_contents(tensor: messages.ModelInferRequest.InferInputTensor) -> Array
     given = [found.name for found, _ in tensor.contents.ListFields()]
     if given not in ([], [field]):
         raise TensorError(f"tensor {tensor.name!r}: {tensor.datatype} goes into {field}, got {', '.join(given)}")
+    if tensor.contents.ByteSize() > MAX_JSON_BYTES:
+        raise TensorError(f"tensor {tensor.name!r}: contents of more than {MAX_JSON_BYTES} bytes; send them raw")
     try:
         return np.array(list(getattr(tensor.contents, field)), DTYPES[tensor.datatype])
     except OverflowError as error:

@@ -79,8 +79,12 @@ class Guard:
         """Let a request in, or say why not. Who is let in must ``leave``."""
         if self._tokens is not None and not self._tokens.allows(_authorization(headers)):
             return Refusal(401, NEEDS_TOKEN, (b"www-authenticate", b'Bearer realm="edgesdk"'))
+        return self.enter_known(client[0] if client else "")
+
+    def enter_known(self, address: str) -> Refusal | None:
+        """The same for a client whose token was seen, or that needs none."""
         if self._rate is not None:
-            wait = self._rate.wait_seconds(client[0] if client else "")
+            wait = self._rate.wait_seconds(address)
             if wait > 0:
                 message = f"more than {self._limits.max_rate:g} requests a second"
                 return Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait)))

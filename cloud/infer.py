@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from edge_sdk import oip
 
-from .answer import Clients, Failure, begin, complete, failure
+from .answer import CLIENT_LEFT, Clients, Failure, begin, complete, failure
 from .batcher import Ran
 from .compression import ENCODINGS, choose_encoding, compress, decompress
 from .models import Model
@@ -44,6 +44,7 @@ class Call(msgspec.Struct):
         headers: of it.
         client: host and port, where they are known.
         began: when the body was there, or before that, the headers; by ``time.perf_counter_ns``.
+        running: what the model does of it, once it does.
     """
 
     model: Model
@@ -51,6 +52,12 @@ class Call(msgspec.Struct):
     headers: Headers
     client: tuple[str, int] | None
     began: int
+    running: asyncio.Future[Ran] | None = None
+
+    def cancel(self) -> None:
+        """Its client has left: it need not be run."""
+        if self.running is not None:
+            self.running.cancel()
 
 
 class Reply(NamedTuple):
@@ -67,11 +74,14 @@ class InferHandler:
     Args:
         max_body_bytes: longer request bodies are refused, before they are read where their length is stated.
         find: the model that a path stands for now.
+
+    Attributes:
+        clients: that have asked of late; to be shared with whoever else serves the same models.
     """
 
     def __init__(self, max_body_bytes: int, find: Callable[[bytes], Model | None]) -> None:
         self.max_body_bytes, self.find = max_body_bytes, find
-        self._clients, self._observer = Clients(), Observer()
+        self.clients, self._observer = Clients(), Observer()
 
     def answer(self, call: Call, body: bytes, done: Callable[[Reply], None]) -> None:
         """Answer a call whose body is there.
@@ -91,18 +101,19 @@ class InferHandler:
             length = headers.get(_HEADER_LENGTH)
             request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
             decoded = time.perf_counter_ns()
-            running = begin(call.model, request, alone=self._clients.alone(call.client))
+            running = begin(call.model, request, alone=self.clients.alone(call.client))
         except Exception as error:  # the client gets one line, whatever it was
             done(self._failed(call, error, request.id if request else ""))
             return
         if running.done():
             self._finish(call, request, decoded, done, running)
         else:
+            call.running = running
             running.add_done_callback(partial(self._finish, call, request, decoded, done))
 
     def gone(self, call: Call) -> None:
-        """Note that a client left before its body was there; 499 is what logs of nginx and others call that."""
-        self._observer.failed(call.model, self._asked(call), Failure(499, "CANCELLED", "CANCELED", "the client left"))
+        """Note that a client left before its answer was there."""
+        self._observer.failed(call.model, self._asked(call), CLIENT_LEFT)
 
     async def __call__(self, model: Model, path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Read one request of an ASGI server, and answer it."""
@@ -130,6 +141,10 @@ class InferHandler:
         running: asyncio.Future[Ran],
     ) -> None:
         model = call.model
+        if running.cancelled():
+            self.gone(call)
+            done(Reply(CLIENT_LEFT.status, [], b""))  # which nobody reads
+            return
         try:
             ran = running.result()
             outputs, parameters = complete(model, request, ran)

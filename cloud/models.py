@@ -27,6 +27,9 @@ DRAIN_LOOKS = 0.02
 MOST_TWICE = 256 << 20
 """Bytes of a model that is loaded a second time, for two batches at a time."""
 
+MOST_BATCHES = 512
+"""That one request may be run in: nobody else is served meanwhile."""
+
 ONNX, TENSORRT = "onnx_onnxv1", "tensorrt_plan"
 """Libraries and their formats, as the protocol names them."""
 
@@ -137,9 +140,10 @@ class Model:
         for spec in self.inputs:
             spec.check_finite(feeds[spec.name])
         rows = max(len(array) if array.ndim else 1 for array in feeds.values())
-        most = self._backend.max_batch
-        if most is not None and rows > most:
-            raise TensorError(f"{rows} rows in one request; this model was built for {most} at most")
+        built_for = self._backend.max_batch
+        most = MOST_BATCHES * self.batching.max_batch if built_for is None else built_for
+        if rows > most:
+            raise TensorError(f"{rows} rows in one request; this model takes {most} at most")
         return self._batcher.submit(feeds, rows, deadline=deadline, alone=alone)
 
     async def drain(self) -> None:

@@ -1,4 +1,4 @@
-"""HTTP connections that cannot be held open by sending slowly, or fill the memory with headers."""
+"""HTTP connections that cannot be held open by sending or reading slowly, or fill the memory with headers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ __all__ = ["GuardedProtocol"]
 
 MAX_HEADER_BYTES = 32 * 1024
 RECEIVE_SECONDS = 60.0
-"""In which a request must have arrived whole, from its connection or its first byte on."""
+"""In which a request must have arrived whole, from its connection or its first byte on, and a client must have taken
+what was sent; a connection may be idle as long."""
 
 LOOK_SECONDS = 5.0
 """Between looks at whether one has not: a look costs a connection less than a timer each request."""
@@ -22,9 +23,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head_bytes = 0
-        self._in_head = True
-        self._ended = False
+        self._header_bytes = self._bytes_without_body = 0
+        self._moved = False
+        self._stuck_since: float | None = None
         self._since: float | None = self.loop.time()
         self._look: asyncio.Handle = self.loop.call_later(LOOK_SECONDS, self._check_time)
 
@@ -33,30 +34,58 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._ended = False
+        self._moved = False
         super().data_received(data)
-        if self._in_head and not self._ended:  # else only some of these bytes are of the headers
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self.send_400_response(f"headers of more than {MAX_HEADER_BYTES} bytes")
+        if not self._moved:  # a head, a trailer or a chunk's extension, whole or not: the parser keeps it
+            self._bytes_without_body += len(data)
+            if self._bytes_without_body > MAX_HEADER_BYTES:
+                self._refuse_headers()
+        waits = self.cycle is None or self.cycle.response_complete
+        if waits and self._since is None and self.timeout_keep_alive_task is None:
+            self._since = self.loop.time()  # these bytes, of no request so far, have ended uvicorn's own waiting
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head_bytes, self._since = True, 0, self.loop.time()
+        self._header_bytes = self._bytes_without_body = 0
+        self._since = self.loop.time()
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)  # of the trailer too, which comes after a body's last chunk
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse_headers()
+        else:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_came()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._message_ended()
         super().on_message_complete()
 
+    def _body_came(self) -> None:
+        self._moved, self._bytes_without_body = True, 0
+
     def _message_ended(self) -> None:
-        self._since, self._ended = None, True
+        self._since, self._moved = None, True
+
+    def _refuse_headers(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.send_400_response(f"headers of more than {MAX_HEADER_BYTES} bytes")
+        else:
+            self.transport.abort()  # in a request that is being answered
 
     def _check_time(self) -> None:
-        if self._since is not None and self.loop.time() - self._since > RECEIVE_SECONDS:
+        now = self.loop.time()
+        if not self.flow.write_paused and not self.transport.is_closing():
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        began = min((each for each in (self._since, self._stuck_since) if each is not None), default=now)
+        if now - began > RECEIVE_SECONDS:
             self.transport.abort()
         else:
             self._look = self.loop.call_later(LOOK_SECONDS, self._check_time)

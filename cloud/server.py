@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import ssl
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 from edge_sdk.errors import DeviceError, reason
 
 from .direct import Direct, DirectProtocol
+from .protocol import RECEIVE_SECONDS
 from .tls import TLS
 
 __all__ = ["DRAIN_SECONDS", "bind", "free_port", "run"]
@@ -92,6 +94,8 @@ def run(
         ws="none",
         lifespan="off",
         server_header=False,
+        proxy_headers=False,  # what a client says of its address is no ground for a limit
+        timeout_keep_alive=int(RECEIVE_SECONDS),
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     server = _Server(config, on_ready, beside)
@@ -117,6 +121,7 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping = [super().shutdown(sockets)]
         if self._beside is not None:
-            await self._beside.stop()
-        await super().shutdown(sockets)
+            stopping.append(self._beside.stop())
+        await asyncio.gather(*stopping)

@@ -29,9 +29,13 @@ class Siblings:
         folder: of the files; best in memory. Whoever can write there can feign counts.
         name: of this process; one that takes another's place needs a new name, so that counts never fall.
         mine: gives its own counts.
+        lives: whether the process of a name is still there.
     """
 
-    def __init__(self, folder: Path, name: str, mine: Callable[[], AllStatistics]) -> None:
+    def __init__(
+        self, folder: Path, name: str, mine: Callable[[], AllStatistics], lives: Callable[[str], bool]
+    ) -> None:
+        self._lives = lives
         self._folder, self._file, self._mine = folder, folder / f"{name}{SUFFIX}", mine
         self._task: asyncio.Task[None] | None = None
         self._written = b""
@@ -41,7 +45,11 @@ class Siblings:
         for path in self._folder.glob(f"*{SUFFIX}"):
             if path != self._file:
                 with suppress(OSError, msgspec.DecodeError):
-                    yield dict(_decoder.decode(path.read_bytes()))
+                    found = dict(_decoder.decode(path.read_bytes()))
+                    if not self._lives(path.name.removesuffix(SUFFIX)):
+                        for each in found.values():
+                            each.waiting = 0  # what it counted stays counted
+                    yield found
 
     async def start(self) -> None:
         """Write from now on."""

@@ -109,7 +109,7 @@ class _Worker:
             return
         if not self._next:
             self._deaths = 0 if now - self._began > STEADY_SECONDS else self._deaths + 1
-            pause = min(2.0 ** (self._deaths - 1), LONGEST_PAUSE) if self._deaths else 0.0
+            pause = min(2.0 ** min(self._deaths - 1, 10), LONGEST_PAUSE) if self._deaths else 0.0
             self._next = now + pause
             told = {"pid": self.process.pid, "status": self.process.exitcode, "pause_s": pause}
             _log.error("a worker has died; another one takes its place", extra=told)
@@ -134,12 +134,20 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except OSError:
+        return False
+    return True
+
+
 def _work(settings: Settings, listener: socket.socket, tls: TLS | None, folder: Path, ready: Connection) -> None:
     """A worker's life."""
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
         with closing(Service(settings)) as service:
-            siblings = Siblings(folder, str(os.getpid()), service.repository.own_statistics)
+            siblings = Siblings(folder, str(os.getpid()), service.repository.own_statistics, _lives)
             service.repository.siblings = siblings.others
             run(service.app, service.direct, listener, on_ready=lambda: ready.send_bytes(b""), tls=tls, beside=siblings)
     except EdgeSDKError as error:

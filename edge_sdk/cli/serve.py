@@ -163,8 +163,16 @@ def serve(
         if grpc_port is not None:
             with needs_extra("grpc", "edgesdk serve --grpc-port"):
                 from cloud.grpc_service import GrpcServer
-            limit, tokens = settings.max_body_bytes, service.tokens
-            beside = GrpcServer(service.repository, host, grpc_port, max_body_bytes=limit, tls=tls, tokens=tokens)
+            beside = GrpcServer(
+                service.repository,
+                host,
+                grpc_port,
+                max_body_bytes=settings.max_body_bytes,
+                tls=tls,
+                tokens=service.tokens,
+                guard=service.direct.guard,
+                clients=service.direct.infer.clients,
+            )
 
         def on_ready() -> None:
             also = f" and by gRPC at {shown}:{beside.port}" if beside else ""

@@ -163,7 +163,7 @@ def test_more_than_may_wait_are_told_to_come_back(own_server):
         statuses.append((response.status_code, response.headers.get("Retry-After")))
 
     ask({})  # how long one takes is known from here on
-    for parameters in ({}, {"timeout": 1000}, {}):  # runs; waits, and not for long; finds no place
+    for parameters in ({}, {"timeout": 400_000}, {}):  # runs; waits, and not for long; finds no place
         threads.append(threading.Thread(target=ask, args=(parameters,)))
         threads[-1].start()
         time.sleep(0.1)
@@ -195,6 +195,7 @@ BAD = {
     "unknown output": (_request(_tensor(), outputs=[{"name": "y"}]), {}, 400, "there are ['logits']"),
     "no output": (_request(_tensor(), outputs=[]), {}, 400, "outputs []"),
     "same output twice": (_request(_tensor(), outputs=[{"name": "logits"}] * 2), {}, 400, "once"),
+    "a deadline after all time": (_request(_tensor(), parameters={"timeout": 10**400}), {}, 400, "a 64-bit integer"),
     "a deadline that is none": (_request(_tensor(), parameters={"timeout": "soon"}), {}, 400, "timeout is 'soon'"),
     "no JSON": (b"hello", {}, 400, "not an inference request"),
     "empty": (b"", {}, 400, "not an inference request"),

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import uvloop
 
 import cloud.batcher
 from cloud.batcher import Batcher, Batching
@@ -93,11 +94,12 @@ def test_a_batch_has_at_most_so_many_rows_and_keeps_the_order(make, function):
     assert function.batches == [1, 4, 4, 2]
 
 
-def test_a_request_longer_than_a_batch_runs_alone(make, function):
+def test_a_request_longer_than_a_batch_runs_alone_and_by_parts(make, function):
     batcher = make(max_batch=4)
     long = [float(i) for i in range(9)]
     asyncio.run(_while_busy(batcher, function, _submit(batcher, 1.0), _submit(batcher, *long), _submit(batcher, 2.0)))
-    assert function.batches == [1, 1, 9, 1]
+    assert function.batches == [1, 1, 4, 4, 1, 1]
+    assert {rows: tally.count for rows, tally in batcher.executions.items()} == {1: 4, 4: 2}
 
 
 def test_requests_of_one_turn_of_the_loop_run_together(make, function):
@@ -140,7 +142,24 @@ def test_a_full_batch_does_not_wait_for_the_window(make, function):
         return time.monotonic() - began
 
     assert asyncio.run(full(make(window_s=5, max_batch=2))) < 2
-    assert function.batches == [2]
+    assert uvloop.run(full(make(window_s=5, max_batch=2))) < 2
+    assert function.batches == [2, 2]
+
+
+def test_what_queued_during_a_batch_waits_no_window(make, function):
+    batcher = make(window_s=2, max_batch=4)
+
+    async def queued():
+        first = asyncio.ensure_future(_submit(batcher, *range(4)))
+        while not function.inside:
+            await asyncio.sleep(0.001)
+        began = time.monotonic()
+        await asyncio.gather(first, _submit(batcher, 1.0))
+        return time.monotonic() - began
+
+    function.pause = 0.1
+    assert asyncio.run(queued()) < 1
+    assert function.batches == [4, 1]
 
 
 def test_an_error_reaches_exactly_the_callers_of_its_batch(make, function):
@@ -167,6 +186,31 @@ def test_more_than_may_wait_are_refused(make, function):
 
     asyncio.run(_while_busy(batcher, function, fill(), pause=0.02))
     assert function.batches == [1, 1, 1, 1]
+
+
+def test_the_dead_do_not_keep_the_living_out(make, function):
+    """A full queue of requests that have expired, or whose clients have left, has room."""
+    batcher = make(max_waiting=2)
+
+    async def come():
+        function.pause = 0.3
+        first = asyncio.ensure_future(_submit(batcher, 0.0))
+        while not function.inside:
+            await asyncio.sleep(0.001)
+        left = batcher.submit(_rows(1.0), 1)
+        late = batcher.submit(_rows(2.0), 1, deadline=time.monotonic() + 0.05)
+        with pytest.raises(OverloadError):
+            batcher.submit(_rows(3.0), 1)
+        left.cancel()
+        await asyncio.sleep(0.1)
+        last = asyncio.ensure_future(_submit(batcher, 4.0))
+        with pytest.raises(ExpiredError):
+            await late
+        assert not first.done()  # told at once
+        await asyncio.gather(first, last)
+
+    asyncio.run(come())
+    assert function.batches == [1, 1]
 
 
 def test_a_request_past_its_deadline_is_not_begun(make, function):

@@ -2,10 +2,12 @@
 
 import re
 import shutil
+import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import requests
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -173,6 +175,57 @@ def test_a_bad_request_gets_its_code_and_one_line(client, call, code, words):
     assert code.replace("_", " ").lower() in str(caught.value.status() or caught.value).replace("_", " ").lower()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_limits_hold_here_too(bundle):
+    with (
+        _serving(bundle, "--max-rate", "2") as (url, address, _),
+        triton.InferenceServerClient(address) as client,
+    ):
+        assert client.is_server_live()
+        requests.get(f"{url}/v2/models/tail", timeout=5).raise_for_status()  # of the same two a second
+        with pytest.raises(triton.InferenceServerException, match="more than 2 requests a second"):
+            client.infer("tail", [_input()])
+        time.sleep(1)
+        assert client.infer("tail", [_input()]).as_numpy("logits").shape == (2, 10)
+
+
+def test_typed_contents_without_end_are_refused(bundle):
+    from tritonclient.grpc import service_pb2 as messages  # of the same definition
+
+    request = messages.ModelInferRequest(model_name="tail")
+    tensor = request.inputs.add(name="features", datatype="FP32", shape=[2000, 12, 8, 8])
+    tensor.contents.fp32_contents.extend([0.0] * (2000 * 768))
+    with _serving(bundle) as (_, address, _), grpc.insecure_channel(address) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=messages.ModelInferRequest.SerializeToString,
+            response_deserializer=messages.ModelInferResponse.FromString,
+        )
+        with pytest.raises(grpc.RpcError, match="contents of more than 4194304 bytes; send them raw"):
+            infer(request, timeout=20)
+
+
+def test_who_watches_the_health_does_not_hold_a_server_that_stops(bundle):
+    import signal
+
+    with _serving(bundle) as (_, address, process), grpc.insecure_channel(address) as channel:
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_a_client_that_gives_up_is_counted(bundle):
+    big = np.random.default_rng(0).random((2048, 12, 8, 8), np.float32)
+    with _serving(bundle) as (url, address, _), triton.InferenceServerClient(address) as client:
+        with pytest.raises(triton.InferenceServerException):
+            client.infer("tail", [_input(big)], client_timeout=0.3)
+        deadline = time.monotonic() + 10
+        while 'reason="CANCELED"' not in requests.get(f"{url}/metrics", timeout=5).text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_tls_and_tokens_hold_here_too(bundle, tmp_path):

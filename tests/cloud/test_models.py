@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+import cloud.models
 from cloud.batcher import Batching
 from cloud.models import Model
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
@@ -98,9 +99,19 @@ def test_what_does_not_fit_never_reaches_a_batch(model, backend, feeds, words):
     assert served.batch == 2
 
 
+def test_a_request_cannot_have_all_the_time_there_is(backend, monkeypatch):
+    monkeypatch.setattr(cloud.models, "MOST_BATCHES", 3)
+    model = Model("tail", backend, {}, Batching(max_batch=2))
+    many = np.repeat(FEATURES["features"][:1], 7, 0)
+    with pytest.raises(TensorError, match="7 rows in one request; this model takes 6 at most"):
+        asyncio.run(_run(model, {"features": many}))
+    assert asyncio.run(_run(model, {"features": many[:6]})).rows == 6
+    model.close()
+
+
 def test_more_rows_than_the_library_takes_are_refused(backend):
     backend.max_batch = 1
     model = Model("tail", backend, {}, Batching(max_batch=1))
-    with pytest.raises(TensorError, match="2 rows in one request; this model was built for 1 at most"):
+    with pytest.raises(TensorError, match="2 rows in one request; this model takes 1 at most"):
         asyncio.run(_run(model, FEATURES))
     model.close()

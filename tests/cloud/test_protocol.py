@@ -1,5 +1,6 @@
 """Clients that send slowly, or headers without end."""
 
+import threading
 import time
 
 import pytest
@@ -55,6 +56,56 @@ def test_a_connection_may_rest_between_requests(connect):
             raw.sendall(REQUEST)
             assert raw.recv(1000).endswith(b"ok")
             time.sleep(0.8)  # longer than a request may take to arrive
+
+
+@pytest.mark.parametrize("before", [b"", REQUEST])
+def test_an_empty_line_does_not_hold_a_connection(connect, before):
+    with connect() as raw:
+        raw.sendall(before)
+        if before:
+            assert raw.recv(1000).endswith(b"ok")
+        raw.sendall(b"\r\n")
+        began = time.monotonic()
+        assert raw.recv(100) == b""
+        assert time.monotonic() - began < 1.5
+
+
+def test_a_client_that_takes_no_answer_is_hung_up_on(monkeypatch):
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not ended.is_set():
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+            sent.append(1)
+
+    sent, ended = [], threading.Event()
+    monkeypatch.setattr(cloud.protocol, "RECEIVE_SECONDS", 0.5)
+    monkeypatch.setattr(cloud.protocol, "LOOK_SECONDS", 0.1)
+    with uvicorn_here(application, GuardedProtocol) as (connect, server), connect() as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        deadline = time.monotonic() + 5
+        while server.server_state.connections or not sent:
+            assert time.monotonic() < deadline, "still connected"
+            time.sleep(0.05)
+        ended.set()
+
+
+def test_a_trailer_without_end_is_not_kept(connect):
+    """The headers that may follow a chunked body: whole ones, and one that never ends."""
+    body = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    for trailer in (b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(4000)), b"X: " + b"a" * 4_000_000):
+        with connect() as raw:
+            try:
+                raw.sendall(body + trailer)
+                assert raw.recv(1000)[:12] in (b"", b"HTTP/1.1 400")
+            except OSError:
+                pass  # hung up on before all was sent
+
+
+def test_a_head_that_comes_at_once_is_counted_too(connect):
+    with connect() as raw:
+        lines = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 100) for i in range(400))
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize("pieces", [1, 40])

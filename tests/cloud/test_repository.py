@@ -254,6 +254,8 @@ def test_a_page_of_another_site_changes_nothing(controlled):
     for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
         load = f"{controlled}/v2/repository/models/tail/load"
         assert requests.post(load, headers={"Sec-Fetch-Site": site}).status_code == status
+    # To an address without TLS a browser sends no Sec-Fetch-*, and one whose name was bound anew its own origin.
+    assert requests.post(load, headers={"Origin": controlled}).status_code == 403
 
 
 def test_a_device_finds_its_own_version_and_keeps_it_while_others_come(controlled, disk, bundle, other_bundle):

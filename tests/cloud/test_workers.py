@@ -117,7 +117,8 @@ def test_a_sibling_reads_all_files_but_its_own_and_none_that_is_damaged(tmp_path
     import asyncio
 
     def sibling(name, count):
-        return Siblings(tmp_path, name, lambda: {("tail", "1"): ModelStatistics(inference_count=count)})
+        counts = ModelStatistics(inference_count=count, waiting=7)
+        return Siblings(tmp_path, name, lambda: {("tail", "1"): counts}, lambda other: other == "a")
 
     async def write(each):
         await each.start()
@@ -131,3 +132,5 @@ def test_a_sibling_reads_all_files_but_its_own_and_none_that_is_damaged(tmp_path
     (tmp_path / ".a.json.part").write_bytes(b"x")
     for each, count in ((first, 4), (second, 3)):
         assert [found["tail", "1"].inference_count for found in each.others()] == [count]
+    assert [found["tail", "1"].waiting for found in second.others()] == [7]
+    assert [found["tail", "1"].waiting for found in first.others()] == [0]  # nobody waits for one that has ended
