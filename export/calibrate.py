@@ -24,6 +24,8 @@ from .defenses import ModelConfig, SplitModel
 from .defenses.fsinfoguard import guarded_weights
 
 LOW, HIGH = 1e-6, 1e6  # of sigma, in units of the features
+NUM_PRIOR_IMAGES = 10_000
+"""As many as an audit's: a covariance of fewer images has a smaller determinant, and FSInfo would be another."""
 
 
 def guarded(
@@ -87,8 +89,8 @@ def calibrated_sigma(
     if (fsinfo_target is None) == (psnr_ceiling is None):
         raise ConfigError("give one of --fsinfo-target and --psnr-ceiling")
     pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float() / 255
-    prior = Prior.of(pixels)
-    chosen = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:num_images]]
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
+    prior, chosen = Prior.of(pixels[order[:NUM_PRIOR_IMAGES]]), pixels[order[:num_images]]
     sigmas = []
     for k in range(len(model.tails)):
         steps = track(chosen, len(chosen), f"Jacobians of share {k}")

@@ -117,7 +117,8 @@ def _leakage(checkpoint: Checkpoint, splits: Splits, out: Path, arguments: argpa
     for name, attack in (("PSNR of share 0", InversionAttack(epochs=arguments.attack_epochs, width=64)),
                          ("blind", BlindAttack())):  # fmt: skip
         with stages() as progress:
-            rebuild = attack.fit(view, images.auxiliary, out / f"{attack.name}.state.safetensors",
+            state = out / f"{attack.name}.{arguments.attack_epochs}.state.safetensors"
+            rebuild = attack.fit(view, images.auxiliary, state,
                                  lambda done, total, name=attack.name: progress(name, done, total))  # fmt: skip
         each = [psnr(b, rebuild(view.observe(b)).float()) for b in (images.validation.float() / 255).split(BATCH)]
         row[name] = f"{torch.cat(each).mean():.2f} dB"

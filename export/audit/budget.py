@@ -45,7 +45,7 @@ def small(seed: int) -> Budget:
             "diffusion": Entry((DiffusionAttack(seed=seed),), 200),
         },
         num_metric_images=4000,
-        num_jacobians=32,
+        num_jacobians=16,
     )
 
 

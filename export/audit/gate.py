@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ from edge_sdk.errors import LeakageError
 
 from ..checkpoint import Checkpoint
 from .results import AuditReport, load_report
+from .run import ATTACKS, adversaries
+
+LEAST_IMAGES = 16
+"""That each attack of an audit must have met, where an export is held to it."""
 
 
 def audit_summary(
@@ -35,8 +41,8 @@ def audit_summary(
         The summary; None without an audit of these weights.
 
     Raises:
-        LeakageError: a limit is set, and the audit is missing, of other weights, another wire dtype or size, lacks
-            what the limit is about, or is over it.
+        LeakageError: a limit is set, and the audit is missing, of other weights or settings, another wire dtype or
+            size, lacks an adversary, an attack or what the limit is about, or is over it.
         DataError: the file is no audit.
     """
     limited = max_psnr_db is not None or max_fsinfo is not None
@@ -48,6 +54,8 @@ def audit_summary(
     reason = None
     if report.weights_sha256 != checkpoint.weights_sha256:
         reason = "is of other weights; audit this model"
+    elif (report.defense, report.config) != (checkpoint.defense, json.loads(json.dumps(asdict(checkpoint.config)))):
+        reason = f"is of {report.defense} with other settings; audit this model"
     elif report.wire_dtype not in ("float32", wire_dtype):
         reason = f"is of {report.wire_dtype} features, not {wire_dtype}; audit those, or float32"
     elif report.image_size != image_size:
@@ -64,8 +72,15 @@ def audit_summary(
 
 
 def _check_psnr(report: AuditReport, path: Path, limit: float) -> None:
-    if not any(view.attacks for view in report.views):
-        raise LeakageError(f"{path}: has no attack; audit without --metric")
+    for name in _needed(report):
+        view = next((view for view in report.views if view.name == name), None)
+        if view is None:
+            raise LeakageError(f"{path}: lacks the adversary {name}; audit without --collude")
+        met = {attack.name: attack.num_images for attack in view.attacks}
+        if missing := [attack for attack in ATTACKS if attack not in met]:
+            raise LeakageError(f"{path}: {name} was not attacked by {', '.join(missing)}; audit without --attack")
+        if min(met.values()) < LEAST_IMAGES:
+            raise LeakageError(f"{path}: {min(met.values())} images were attacked; {LEAST_IMAGES} are the least")
     worst = report.worst
     best = worst.best_attack
     if best.psnr_db > limit:
@@ -76,8 +91,9 @@ def _check_psnr(report: AuditReport, path: Path, limit: float) -> None:
 
 
 def _check_fsinfo(report: AuditReport, path: Path, limit: float) -> None:
-    found = {view.name: view.metric("FSInfo") for view in report.views if view.in_threat_model}
-    for name, metric in found.items():
+    found = {view.name: view.metric("FSInfo") for view in report.views}
+    for name in _needed(report):
+        metric = found.get(name)
         if metric is None:
             raise LeakageError(f"{path}: has no FSInfo of {name}; audit with --metric fsinfo")
         if metric.value > limit:
@@ -85,6 +101,12 @@ def _check_fsinfo(report: AuditReport, path: Path, limit: float) -> None:
                 f"{path}: {name} has an FSInfo of {metric.value:.3f} nats a dimension, more than {limit:g}; "
                 "nothing was exported"
             )
+
+
+def _needed(report: AuditReport) -> list[str]:
+    """Names of the adversaries that the defense claims something against."""
+    servers = {server for view in report.views for server in view.servers}
+    return [each.name for each in adversaries(len(servers), None) if each.in_threat_model]
 
 
 def _summary(report: AuditReport, path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Measurements:
         noise = view.noise or (NOMINAL_NOISE * self._deviation(),) * len(view.servers)
 
         def in_units_of_noise(x: Tensor) -> Features:
-            return tuple(z / sigma for z, sigma in zip(view.features(x), noise, strict=True))
+            return tuple(z / sigma for z, sigma in zip(view.shares(x), noise, strict=True))
 
         chosen = sample(self._images.auxiliary, self._means.num_jacobians)
         spectra = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,10 +30,10 @@ def psnr_distribution(attacks: Sequence[AttackResult], undefended: AttackResult 
     return svg(figure)
 
 
-def fsinfo_against_psnr(points: Mapping[str, tuple[float, float]]) -> str:
-    """One point a model: FSInfo in nats a dimension, and the best attack's PSNR in dB."""
+def fsinfo_against_psnr(points: Sequence[tuple[str, float, float]]) -> str:
+    """One point an adversary of a model: a name, FSInfo in nats a dimension, and the best attack's PSNR in dB."""
     figure, axes = new_figure()
-    for name, (information, decibel) in points.items():
+    for name, information, decibel in points:
         axes.scatter([information], [decibel], s=28)
         axes.annotate(name, (information, decibel), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("FSInfo, nats a dimension")

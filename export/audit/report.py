@@ -31,6 +31,9 @@ ASSUMED = (
     "The attacker is the server: it has the features, the encoder with all its weights, the defense's settings and its "
     "noise level, and images of the same kind that no training saw.",
     "It attacks every image by itself, and does not ask the device questions.",
+    "FSInfo is of a Gaussian prior and Gaussian noise: the noise that the device adds, or, where it adds none, one of "
+    "a hundredth of the features' deviation, so that the figure is finite. Its PSNR ceiling is that model's mean "
+    "squared error as decibels; the attacks' PSNR is a mean over images, which can lie above it.",
 )
 NOT_TRIED = (
     "Attackers with more images, longer training or larger networks than the budget states.",
@@ -57,7 +60,7 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         MissingExtra: Jinja2 or matplotlib is not installed.
         DataError: the pictures are not there.
     """
-    undefended = next((each for each in others if each.defense == BASELINE), None)
+    undefended = next((each for each in others if each.defense == BASELINE and _is_alike(each, report)), None)
     path = out / REPORT_FILE
     write_page(
         TEMPLATE,
@@ -71,6 +74,12 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         not_tried=NOT_TRIED,
     )
     return path
+
+
+def _is_alike(other: AuditReport, report: AuditReport) -> bool:
+    """Whether both were attacked by the same means on the same images."""
+    mine, theirs = ((each.data, each.image_size, each.wire_dtype, each.budget, each.seed) for each in (report, other))
+    return mine == theirs
 
 
 def _view(
@@ -118,16 +127,17 @@ def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> li
 
 def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
     """FSInfo against the best attack's PSNR, over all adversaries of all audits that have both."""
-    points = {}
-    for report in reports:
+    points = []
+    for report in {(each.weights_sha256, str(each.config), each.wire_dtype): each for each in reports}.values():
         for view in report.views:
             information = view.metric("FSInfo")
             if information and view.attacks:
                 name = report.defense if len(report.views) == 1 else f"{report.defense} {view.name}"
-                points[name] = (information.value, view.best_attack.psnr_db)
+                points.append((name, information.value, view.best_attack.psnr_db))
     if len(points) < 2:
         return None
-    return {"figure": fsinfo_against_psnr(points), "spearman": spearman(list(points.values())), "count": len(points)}
+    figure = fsinfo_against_psnr(points)
+    return {"figure": figure, "spearman": spearman([point[1:] for point in points]), "count": len(points)}
 
 
 def _tiled(features: tuple[Tensor, ...]) -> Tensor:

@@ -85,8 +85,9 @@ class ViewResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def best_attack(self) -> AttackResult:
-        """The one with the highest PSNR: the headline."""
-        return max(self.attacks, key=lambda attack: attack.psnr_db)
+        """The one with the highest PSNR, the headline: on the images that all of them attacked, the first of each."""
+        met = min(attack.num_images for attack in self.attacks)
+        return max(self.attacks, key=lambda attack: float(np.mean(attack.psnr_each[:met])))
 
     def metric(self, name: str) -> MetricResult | None:
         """The metric of that name, None where it was not measured."""

@@ -179,7 +179,14 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
 
 def _claim(work: Path, report: AuditReport, config: AuditConfig) -> None:
     """Note whose audit this folder holds; another's would be mixed with it."""
-    identity = {"weights_sha256": report.weights_sha256, "wire_dtype": report.wire_dtype}
+    means = budget(config.budget, config.seed)
+    identity = {
+        "edgesdk": edge_sdk.__version__,
+        "weights_sha256": report.weights_sha256,
+        "config": report.config,
+        "wire_dtype": report.wire_dtype,
+        "means": [means.num_metric_images, means.num_jacobians, _settings(means)],
+    }
     ours = json.loads(json.dumps({**identity, **asdict(config)}))
     path = work / "settings.json"
     if path.exists():
@@ -189,6 +196,14 @@ def _claim(work: Path, report: AuditReport, config: AuditConfig) -> None:
         if changed:
             raise DataError(f"{work.parent}: holds another audit ({', '.join(changed)} differ); choose another --out")
     write_aside(path, json.dumps(ours, indent=1).encode())
+
+
+def _settings(means: Budget) -> dict[str, Any]:
+    """Of each attack's candidates, and how many images it meets."""
+    return {
+        name: [entry.num_images, *({"name": each.name, **asdict(each)} for each in entry.candidates)]  # type: ignore[call-overload]
+        for name, entry in means.attacks.items()
+    }
 
 
 def _audit_view(
@@ -214,8 +229,20 @@ def _audit_view(
     def attack(name: str) -> AttackResult:
         return _attack(name, means.attacks[name], view, images, folder / name, config, say(name))
 
-    metrics = [_kept(folder / f"{name}.json", list[MetricResult], partial(measure, name)) for name in config.metrics]
-    attacks = [_kept(folder / f"{name}.json", AttackResult, partial(attack, name)) for name in config.attacks]
+    def asked_or_kept(name: str, asked: tuple[str, ...]) -> bool:
+        return name in asked or (folder / f"{name}.json").exists()
+
+    # What an earlier call found in this folder stays in the report.
+    metrics = [
+        _kept(folder / f"{name}.json", list[MetricResult], partial(measure, name))
+        for name in METRICS
+        if asked_or_kept(name, config.metrics)
+    ]
+    attacks = [
+        _kept(folder / f"{name}.json", AttackResult, partial(attack, name))
+        for name in ATTACKS
+        if asked_or_kept(name, config.attacks)
+    ]
     return ViewResult(
         name=adversary.name,
         servers=adversary.servers,

@@ -13,7 +13,7 @@ from edge_sdk.errors import ConfigError
 from ..checkpoint import Checkpoint
 from ..cost import count_cost
 from ..defenses import Unpacking
-from ..defenses.noise import GaussianNoise
+from ..defenses.noise import FeatureDropout, GaussianNoise
 from ..shipped import shipped_graphs
 from ..wire import WireDtype
 from .attacks.base import Features
@@ -81,6 +81,11 @@ class Target:
         """The features before noise and packing, by the torch model, differentiable."""
         return self._graphs.model.shares(images)
 
+    @property
+    def drops(self) -> bool:
+        """Whether features are set to zero at random."""
+        return isinstance(self._graphs.model.noise, FeatureDropout)
+
     def noise(self, servers: Sequence[int]) -> tuple[float, ...] | None:
         """Standard deviation of the noise on each server's share; None where Gaussian noise is not what is added."""
         noise = self._graphs.model.noise
@@ -102,13 +107,14 @@ class ServerView:
         servers: their numbers.
         num_received: numbers that they receive for one image.
         noise: standard deviation of the noise on each share; None where Gaussian noise is not what is added.
+        drops: whether features are set to zero at random.
     """
 
     def __init__(self, target: Target, servers: Sequence[int]) -> None:
         self.servers = tuple(servers)
         self._target = target
         size = target.checkpoint.image_size
-        self.noise = target.noise(self.servers)
+        self.noise, self.drops = target.noise(self.servers), target.drops
         sent = target.sent(torch.zeros(1, 3, size, size))
         self.num_received = sum(sent[k].numel() for k in self.servers)
 
@@ -117,8 +123,12 @@ class ServerView:
         return tuple(self._target.unpack(k, sent[k]) for k in self.servers)
 
     def features(self, images: Tensor) -> Features:
+        return tuple(self._target.place(k, share) for k, share in zip(self.servers, self.shares(images), strict=True))
+
+    def shares(self, images: Tensor) -> Features:
+        """``features`` as they travel, before a tail puts them to their places among zeros."""
         shares = self._target.shares(images)
-        return tuple(self._target.place(k, shares[k]) for k in self.servers)
+        return tuple(shares[k] for k in self.servers)
 
 
 def _unpacking(tail: nn.Module) -> nn.Module:

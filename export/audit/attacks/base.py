@@ -22,7 +22,17 @@ class View(Protocol):
     """What the attacked model shows of an image, to an attacker who has a copy of it.
 
     Both take images ``(N, 3, H, W)`` float in [0, 1].
+
+    Attributes:
+        noise: standard deviation of the Gaussian noise on each share; None where there is none.
+        drops: whether features are set to zero at random, so that a zero says nothing.
     """
+
+    @property
+    def noise(self) -> tuple[float, ...] | None: ...
+
+    @property
+    def drops(self) -> bool: ...
 
     def observe(self, images: Tensor) -> Features:
         """Exactly what the servers under attack receive, as they unpack it; noise is drawn anew."""

@@ -42,7 +42,7 @@ def fit_network(
         progress: called with the steps done and in all.
 
     Raises:
-        DataError: ``state`` is damaged, or of another network.
+        DataError: ``state`` is damaged, or of another network; or the training diverged.
     """
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-4)
     steps = math.ceil(len(images) / batch_size)
@@ -51,6 +51,7 @@ def fit_network(
     for epoch in range(begin, epochs):
         torch.manual_seed(epoch_seed(seed, epoch))
         network.train()
+        total = torch.zeros(())
         for step, rows in enumerate(torch.randperm(len(images)).split(batch_size)):
             batch = images[rows].float() / 255
             batch = torch.where((torch.rand(len(rows)) < 0.5)[:, None, None, None], batch.flip(3), batch)
@@ -59,7 +60,10 @@ def fit_network(
             value.backward()
             optimizer.step()
             schedule.step()
+            total += value.detach()
             progress(epoch * steps + step + 1, epochs * steps)
+        if not torch.isfinite(total):  # what it would rebuild is no measure of what can be
+            raise DataError(f"an attacker's training diverged in epoch {epoch + 1}; lower its learning rate")
         if state is not None:
             _save(state, network, optimizer, schedule, epoch + 1)
     network.eval()

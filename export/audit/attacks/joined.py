@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..images import sample
 from .base import Features, View
 
 NUM_SAMPLES = 256
@@ -15,23 +17,28 @@ GROUPS = 8
 
 
 def feature_grid(shapes: Sequence[torch.Size], size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the first features that have them, ``(C, h, w)``; else a quarter of the image's."""
+    """Height and width of the first features that have them, ``(C, h, w)`` or tokens; else a quarter of the image's."""
     for shape in shapes:
         if len(shape) == 3:
             return shape[1], shape[2]
+        if side := _side(shape):
+            return side, side
     return size[0] // 4, size[1] // 4
 
 
 def sample_features(view: View, images: Tensor) -> Features:
-    """What the view shows of the first of an attacker's images, uint8 ``(N, 3, H, W)``: enough to know their range."""
+    """What the view shows of some of an attacker's images, uint8 ``(N, 3, H, W)``: enough to know their range.
+
+    Of any: an image folder is sorted by class.
+    """
     with torch.no_grad():
-        return view.observe(images[:NUM_SAMPLES].float() / 255)
+        return view.observe(sample(images, NUM_SAMPLES).float() / 255)
 
 
 class JoinedFeatures(nn.Module):
     """The sum of all features, each brought to ``(N, width, *grid)``.
 
-    Maps ``(C, h, w)`` by a convolution and resizing, all else by a linear layer.
+    Maps ``(C, h, w)``, and tokens ``(h * w, C)`` as maps, by a convolution and resizing, all else by a linear layer.
 
     Args:
         sample: features of some images, for their shapes and ranges.
@@ -41,10 +48,31 @@ class JoinedFeatures(nn.Module):
 
     def __init__(self, sample: Features, grid: tuple[int, int], width: int) -> None:
         super().__init__()
-        self.entries = nn.ModuleList(nn.Sequential(Standardize(z), _entry(z.shape[1:], grid, width)) for z in sample)
+        self.entries = nn.ModuleList()
+        for z in sample:
+            arrange = _Maps(side) if (side := _side(z.shape[1:])) else nn.Identity()
+            arranged = arrange(z)
+            self.entries.append(nn.Sequential(arrange, Standardize(arranged), _entry(arranged.shape[1:], grid, width)))
 
     def forward(self, features: Features) -> Tensor:
         return torch.stack([entry(z) for entry, z in zip(self.entries, features, strict=True)]).sum(0)
+
+
+def _side(shape: torch.Size) -> int:
+    """Of the square that tokens ``(T, D)`` are of; 0 where they are none."""
+    side = math.isqrt(shape[0]) if len(shape) == 2 else 0
+    return side if side > 1 and side**2 == shape[0] else 0
+
+
+class _Maps(nn.Module):
+    """Tokens ``(N, h * w, D)`` as maps ``(N, D, h, w)``."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.transpose(1, 2).unflatten(2, (self.side, self.side))
 
 
 class Standardize(nn.Module):
@@ -76,7 +104,7 @@ def _entry(shape: torch.Size, grid: tuple[int, int], width: int) -> nn.Module:
         if fold > 1:  # finer than the grid: what resizing would lose goes into channels
             folded = torch.Size((shape[0] * fold**2, shape[1] // fold, shape[2] // fold))
             return nn.Sequential(nn.PixelUnshuffle(fold), _entry(folded, grid, width))
-        return nn.Sequential(convolution(shape[0], width), nn.Upsample(grid))
+        return nn.Sequential(convolution(shape[0], width, bias=True), nn.Upsample(grid))
     numbers = shape.numel()
     return nn.Sequential(
         nn.Flatten(),
@@ -87,8 +115,8 @@ def _entry(shape: torch.Size, grid: tuple[int, int], width: int) -> nn.Module:
     )
 
 
-def convolution(channels_in: int, channels_out: int) -> nn.Sequential:
-    """3x3 convolution, group normalisation, ReLU."""
+def convolution(channels_in: int, channels_out: int, *, bias: bool = False) -> nn.Sequential:
+    """3x3 convolution, group normalisation, ReLU; without a bias, what is twice as large gives the same."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, channels_out), nn.ReLU()
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias), nn.GroupNorm(GROUPS, channels_out), nn.ReLU()
     )

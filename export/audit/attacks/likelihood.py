@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..images import sample
 from .base import Features, Progress, Rebuild, View
 
 TV_WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -18,6 +19,8 @@ TUNING_IMAGES = 16
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodAttack:
     """Minimises ``|f(x) - z|^2 / |z|^2 + weight sqrt(TV(x))`` over images in [0, 1].
+
+    Shares with noise count in units of it; features that were dropped do not count.
 
     Every image is searched from several starts, by Adam and by SGD with momentum, and the end with the lowest objective
     kept: which is closest to the original the attacker cannot see. The weight of the total variation is the one of four
@@ -35,8 +38,9 @@ class LikelihoodAttack:
     name: str = "maximum likelihood"
 
     def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
+        torch.manual_seed(self.seed)  # of the noise in what is observed
         mean = images.float().mean(0) / 255
-        own = images[:TUNING_IMAGES].float() / 255
+        own = sample(images, TUNING_IMAGES).float() / 255
         seen = view.observe(own)
         errors = {}
         for i, weight in enumerate(TV_WEIGHTS):
@@ -92,9 +96,13 @@ def _descend(
 
 
 def _objective(view: View, seen: Features, images: Tensor, weight: float) -> Tensor:
-    made = torch.cat([z.flatten(1) for z in view.features(images)], 1)
-    wanted = torch.cat([z.flatten(1) for z in seen], 1)
-    misfit = (made - wanted).square().sum(1) / wanted.square().sum(1).clamp_min(1e-12)
+    units = view.noise or (1.0,) * len(seen)
+    made = torch.cat([z.flatten(1) / unit for z, unit in zip(view.features(images), units, strict=True)], 1)
+    wanted = torch.cat([z.flatten(1) / unit for z, unit in zip(seen, units, strict=True)], 1)
+    apart = made - wanted
+    if view.drops:
+        apart = apart * (wanted != 0)
+    misfit = apart.square().sum(1) / wanted.square().sum(1).clamp_min(1e-12)
     return misfit + weight * _total_variation(images).add(1e-12).sqrt()
 
 

@@ -1,5 +1,6 @@
 import hashlib
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import msgspec
 import pytest
@@ -7,21 +8,25 @@ import pytest
 from edge_sdk.errors import DataError, LeakageError
 from export.audit.gate import audit_summary
 from export.audit.results import AttackResult, AuditReport, MetricResult, ViewResult
+from export.audit.run import ATTACKS
 
 from ...conftest import assert_one_line_error, edgesdk
 
 
-def _attack(name, psnr_db):
+def _attack(name, psnr_db, num_images=16):
     return AttackResult(
-        name=name, settings={}, num_images=2, mse=10 ** (-psnr_db / 10), psnr_db=psnr_db, psnr_std_error=0.1, ssim=0.5,
-        ssim_std_error=0.01, psnr_each=(psnr_db, psnr_db), seconds=1.0,
+        name=name, settings={}, num_images=num_images, mse=10 ** (-psnr_db / 10), psnr_db=psnr_db, psnr_std_error=0.1,
+        ssim=0.5, ssim_std_error=0.01, psnr_each=(psnr_db,) * num_images, seconds=1.0,
     )  # fmt: skip
 
 
-def _view(name, *decibels, fsinfo=None, in_threat_model=True):
+def _view(name, *decibels, fsinfo=None, in_threat_model=True, num_images=16):
+    """Attacked by all, the first at so many decibels and those not named at 12."""
     metrics = () if fsinfo is None else (MetricResult("FSInfo", fsinfo, "nats a dimension", 0.1, 2),)
-    attacks = tuple(_attack(f"attack{i}", each) for i, each in enumerate(decibels))
-    return ViewResult(name, (0,), in_threat_model, 10, metrics, attacks)
+    found = zip(ATTACKS, [*decibels, 12.0, 12.0, 12.0], strict=False) if decibels else ()
+    attacks = tuple(_attack(attack, each, num_images) for attack, each in found)
+    servers = tuple(int(each.removeprefix("server")) for each in name.split("+"))
+    return ViewResult(name, servers, in_threat_model, 10, metrics, attacks)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,8 @@ def audit(checkpoint, tmp_path):
     def write(*views, **changes):
         report = AuditReport(
             **{
-                "weights_sha256": checkpoint.weights_sha256, "defense": "none", "config": {}, "image_size": 32,
+                "weights_sha256": checkpoint.weights_sha256, "defense": "none", "image_size": 32,
+                "config": json.loads(json.dumps(asdict(checkpoint.config))),
                 "accuracy": {"test": 0.1}, "edge_flops": 1, "wire_bytes": 1, "wire_dtype": "float32", "data": {},
                 "budget": "small", "seed": 0, "machine": {}, "views": views, **changes,
             }
@@ -50,8 +56,8 @@ def audit(checkpoint, tmp_path):
 
 def test_the_summary_names_the_worst_adversary_and_the_best_attack(checkpoint, audit):
     path = audit(
-        _view("server0", 14.0, 17.5, fsinfo=0.5), _view("server1", 16.0, fsinfo=0.7),
-        _view("server0+server1", 25.0, in_threat_model=False),
+        _view("server0", 14.0, 17.5, fsinfo=0.5), _view("server1", 16.0, fsinfo=0.7), _view("server2", 13.0, fsinfo=0),
+        _view("server0+server1+server2", 25.0, in_threat_model=False),
     )  # fmt: skip
     summary = audit_summary(checkpoint, path, "float32", 32, max_psnr_db=18, max_fsinfo=0.8)
     assert summary == {
@@ -59,8 +65,8 @@ def test_the_summary_names_the_worst_adversary_and_the_best_attack(checkpoint, a
         "weights_sha256": checkpoint.weights_sha256,
         "wire_dtype": "float32",
         "budget": "small",
-        "num_adversaries": 2,
-        "best_attack": {"name": "attack1", "adversary": "server0", "psnr_db": 17.5, "ssim": 0.5, "num_images": 2},
+        "num_adversaries": 3,
+        "best_attack": {"name": "inversion", "adversary": "server0", "psnr_db": 17.5, "ssim": 0.5, "num_images": 16},
         "fsinfo_nats_a_dimension": 0.7,
     }
 
@@ -73,9 +79,18 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
 @pytest.mark.parametrize(
     ("views", "changes", "limits", "words"),
     [
-        ([_view("server0", 14.0, 17.5)], {}, {"max_psnr_db": 17}, "attack1 rebuilds images from server0 at 17.50 dB"),
+        ([_view("server0", 14.0, 17.5)], {}, {"max_psnr_db": 17}, "inversion rebuilds images from server0 at 17.50 dB"),
         ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": 1}, "FSInfo of 1.500 nats a dimension, more than 1"),
-        ([_view("server0", fsinfo=1.5)], {}, {"max_psnr_db": 17}, "has no attack"),
+        ([_view("server0", fsinfo=1.5)], {}, {"max_psnr_db": 17}, "server0 was not attacked by blind, inversion"),
+        ([_view("server0", 14.0, num_images=15)], {}, {"max_psnr_db": 17}, "15 images were attacked; 16 are the least"),
+        (
+            [_view(f"server{k}", 14.0) for k in range(5)] + [_view("server0+server1+server2+server3+server4", 20.0)],
+            {},
+            {"max_psnr_db": 17},
+            r"lacks the adversary server0\+server1",
+        ),
+        ([_view("server0", 14.0)], {"defense": "dropout"}, {"max_psnr_db": 17}, "of dropout with other settings"),
+        ([_view("server0", 14.0)], {"config": {}}, {"max_psnr_db": 17}, "of none with other settings"),
         ([_view("server0", 14.0)], {}, {"max_fsinfo": 1}, "has no FSInfo of server0"),
         ([_view("server0", 14.0)], {"weights_sha256": "0"}, {"max_psnr_db": 17}, "of other weights"),
         ([_view("server0", 14.0)], {"wire_dtype": "uint8"}, {"max_psnr_db": 17}, "of uint8 features, not float32"),

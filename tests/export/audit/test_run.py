@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -109,6 +110,23 @@ def _without_time(out):
     return report
 
 
+def test_what_was_asked_before_stays_in_the_report(target, splits, tmp_path):
+    run_audit(target, splits, _config(metrics=("dcor",), attacks=("blind",)), tmp_path)
+    run_audit(target, splits, _config(metrics=(), attacks=("likelihood",)), tmp_path)
+    (view,) = load_report(tmp_path / "audit.json").views
+    assert [attack.name for attack in view.attacks] == ["blind", "likelihood"]
+    assert [metric.name for metric in view.metrics] == ["distance correlation"]
+
+
+def test_the_best_attack_is_the_best_on_images_that_all_met(audited):
+    """Few images may happen to be easy ones."""
+    (view,) = audited[0].views
+    attack = view.attacks[0]
+    many = msgspec.structs.replace(attack, name="many", num_images=4, psnr_db=14.0, psnr_each=(17.0, 17.0, 11.0, 11.0))
+    few = msgspec.structs.replace(attack, name="few", num_images=2, psnr_db=16.0, psnr_each=(16.0, 16.0))
+    assert msgspec.structs.replace(view, attacks=(few, many)).best_attack.name == "many"
+
+
 def test_a_folder_of_another_audit_is_not_mixed(audited, target, splits):
     with pytest.raises(DataError, match="seed differ"):
         run_audit(target, splits, _config(seed=1), audited[1])
@@ -189,7 +207,9 @@ def test_the_page_holds_all_it_shows(audited, target, splits):
     report, out = audited
     page = write_html(report, target, splits, out, [report]).read_text()
     assert f"{report.worst.best_attack.psnr_db:.2f} dB" in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 1  # an audit is not compared with itself
+    other = msgspec.structs.replace(report, weights_sha256="0" * 64)
+    assert write_html(report, target, splits, out, [report, other]).read_text().count("<svg") == 2
     assert page.count("data:image/png;base64,") >= 3 * 4  # original, features, two attacks at least
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "<script" not in page

@@ -7,13 +7,17 @@ from torch.nn import functional
 from edge_sdk.errors import DataError
 from export.audit.attacks.blind import BlindAttack
 from export.audit.attacks.diffusion import DiffusionAttack
+from export.audit.attacks.fitting import fit_network
 from export.audit.attacks.inversion import InversionAttack
+from export.audit.attacks.joined import JoinedFeatures, feature_grid
 from export.audit.attacks.likelihood import LikelihoodAttack
 from export.audit.quality import psnr
 
 
 class Seen:
     """A view that is one function of the image, without noise."""
+
+    noise, drops = None, False
 
     def __init__(self, *functions):
         self.features = lambda images: tuple(function(images) for function in functions)
@@ -74,6 +78,59 @@ def test_rare_large_values_do_not_blind_the_attacker(patches):
     plain = _reached(ATTACKS["residual"], THUMBNAIL, patches)
     loud = _reached(ATTACKS["residual"], Seen(lambda x: rare(functional.avg_pool2d(x, 4))), patches)
     assert loud > plain - 1.5
+
+
+class Dropping(Seen):
+    """Of the image itself, half of the pixels are set to zero at random."""
+
+    def __init__(self, *, drops):
+        super().__init__(lambda x: x)
+        self.drops = drops
+        self.observe = lambda images: ((images + 1e-3) * (torch.rand(images.shape) < 0.5),)
+
+
+def test_what_was_dropped_is_not_taken_for_black(patches):
+    """A drop is no zero of the image: total variation fills it in."""
+    known, mistaken = (_reached(ATTACKS["likelihood"], Dropping(drops=drops), patches, 8) for drops in (True, False))
+    assert known > mistaken + 4
+
+
+def test_a_loud_share_does_not_drown_a_quiet_one(patches):
+    """Two copies of the image, one under much noise: who knows how much rebuilds by the other."""
+    view = Seen(lambda x: x, lambda x: x)
+    view.observe = lambda images: tuple(images + s * torch.randn(images.shape) for s in (0.01, 3.0))
+    view.noise = (0.01, 3.0)
+    knows = _reached(ATTACKS["likelihood"], view, patches, 8)
+    view.noise = None
+    assert knows > _reached(ATTACKS["likelihood"], view, patches, 8) + 3
+
+
+def test_an_attackers_entry_tells_loud_features_from_quiet_ones():
+    torch.manual_seed(0)
+    z = torch.rand(64, 4, 8, 8)
+    joined = JoinedFeatures((z,), (8, 8), 16)
+    with torch.no_grad():
+        for bias in (m.bias for m in joined.modules() if isinstance(m, torch.nn.Conv2d)):
+            bias.normal_()  # as it may be learned
+        loud, quiet = joined((z[:1] * 3,)), joined((z[:1] / 3,))
+    assert (loud - quiet).abs().mean() > 0.05 * loud.abs().mean()
+
+
+def test_tokens_are_taken_as_maps():
+    tokens = torch.rand(32, 64, 24)
+    assert feature_grid([tokens.shape[1:]], (32, 32)) == (8, 8)
+    joined = JoinedFeatures((tokens,), (8, 8), 16)
+    assert joined((tokens[:2],)).shape == (2, 16, 8, 8)
+    assert sum(p.numel() for p in joined.parameters()) < 10_000  # a convolution over 24 channels
+
+
+def test_an_attacker_that_diverges_is_no_measure(patches):
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(DataError, match="diverged in epoch 1"):
+        fit_network(
+            network, lambda batch: network(torch.full((1, 1), torch.nan)).sum(), patches[:8], epochs=2, batch_size=4,
+            learning_rate=0.1, seed=0, state=None, progress=lambda done, total: None,
+        )  # fmt: skip
 
 
 def test_several_shares_are_put_together(patches, floor):

@@ -26,6 +26,15 @@ def test_of_independent_variables_is_near_zero():
     assert mine(x, z, epochs=5).value < 0.05
 
 
+def test_one_rare_feature_does_not_drown_the_others():
+    x, z = _gaussian(0.95, n=4000)
+    rare = torch.zeros(len(z), 1)
+    rare[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:2]] = 1.0
+    plain, beside = (mine(x, each, epochs=10, learning_rate=2e-3) for each in (z, torch.cat((z, rare), 1)))
+    assert beside.value > 0.8 * plain.value > 1
+    assert beside.std_error < 0.3
+
+
 def test_the_seed_decides():
     x, z = _gaussian(0.8, n=2000)
     assert mine(x, z, epochs=1, seed=3) == mine(x, z, epochs=1, seed=3)
