@@ -27,8 +27,9 @@ def aside(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with _named(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -45,10 +46,22 @@ def folder_aside(path: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     folder.chmod(0o755)  # mkdtemp's 0700 would lock a service account out of what was written
     try:
-        yield folder
-        os.replace(folder, path)
+        with _named(path):
+            yield folder
+            os.replace(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk's error names no file: say which could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_aside(path: Path, content: bytes) -> None:

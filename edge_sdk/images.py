@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -15,8 +17,8 @@ from .errors import DataError
 __all__ = ["LabelledImage", "decode_image", "find_images", "fit_image"]
 
 
-_NO_PHOTO = {".bufr", ".eps", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
-"""Suffixes that Pillow claims and mostly cannot read; a folder may well hold such files beside its images."""
+_REFUSED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats of Pillow's that are no photographs: it cannot read them, or starts another program for it."""
 
 
 class LabelledImage(NamedTuple):
@@ -27,7 +29,7 @@ class LabelledImage(NamedTuple):
 
 
 def decode_image(source: Path | IO[bytes], name: str = "") -> Image.Image:
-    """Any format that Pillow reads, as an upright RGB image of its own size; transparency is dropped.
+    """A photograph of any format that Pillow reads, as an upright RGB image of its own size; transparency is dropped.
 
     Args:
         source: a path, or an open binary file.
@@ -37,7 +39,7 @@ def decode_image(source: Path | IO[bytes], name: str = "") -> Image.Image:
         DataError: the file is missing, no image, truncated, or larger than Pillow's limit against image bombs.
     """
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=_formats()) as image:
             if image.mode == "F":
                 raise ValueError("its values are floating-point, of no known range")
             upright = ImageOps.exif_transpose(image)
@@ -46,6 +48,12 @@ def decode_image(source: Path | IO[bytes], name: str = "") -> Image.Image:
             return upright.convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
         raise DataError(f"{name or source}: not an image that Pillow can read ({error})") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _REFUSED)
 
 
 def fit_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
@@ -58,7 +66,8 @@ def fit_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
 def find_images(paths: Sequence[Path]) -> list[LabelledImage]:
     """Files as given; a folder stands for the images below it, sorted.
 
-    An image in a folder's sub-folder gets the sub-folder's name as its class.
+    An image in a folder's sub-folder gets the sub-folder's name as its class. Links are followed; what a leading dot
+    hides is left out.
 
     Raises:
         DataError: a path does not exist, or a folder holds no image.
@@ -70,11 +79,18 @@ def find_images(paths: Sequence[Path]) -> list[LabelledImage]:
         if not path.is_dir():
             found.append(LabelledImage(path, None))
             continue
-        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN} - _NO_PHOTO
-        files = sorted(
-            f for f in path.rglob("*") if f.suffix.lower() in suffixes and f.is_file() and not f.name.startswith(".")
-        )
+        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
+        files = sorted(f for f in _files(path) if f.suffix.lower() in suffixes and f.is_file())
         if not files:
             raise DataError(f"{path}: no image in this folder; expected image files, or CLASS/ folders of them")
         found += [LabelledImage(f, f.relative_to(path).parts[0] if f.parent != path else None) for f in files]
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All that are not hidden; a link back to a folder above leads nowhere."""
+    for where, folders, names in os.walk(folder, followlinks=True):
+        here = Path(where)
+        above = {each.resolve() for each in (here, *here.parents)}
+        folders[:] = [f for f in folders if not f.startswith(".") and (here / f).resolve() not in above]
+        yield from (here / name for name in names if not name.startswith("."))

@@ -51,7 +51,7 @@ def start_from(
     if splits.record() != base.data:
         raise DataError(f"{splits.name}: not the parts that the base was trained on; its training images would leak")
     cls = defense_class(defense)
-    if getattr(cls, "calibrated", False):
+    if cls.calibrated:
         found, initial = guarded(
             base, splits, fsinfo_target=fsinfo_target, psnr_ceiling=psnr_ceiling, num_images=num_images, seed=seed
         )

@@ -111,10 +111,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Tensors with a JSON record in the header, written aside, then renamed into place."""
+    """Tensors with a JSON record in the header, written aside, then renamed into place.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with aside(path) as partial:
-        save_file(tensors, partial, metadata={"format": FORMAT, "record": json.dumps(record)})
+    try:
+        with aside(path) as partial:
+            save_file(tensors, partial, metadata={"format": FORMAT, "record": json.dumps(record)})
+    except SafetensorError as error:
+        raise DataError(f"{path}: cannot be written ({error})") from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

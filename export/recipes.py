@@ -17,6 +17,8 @@ Precision = Literal["float32", "bfloat16"]
 class TrainConfig:
     """How one model is trained; ``model`` is the settings of its defense.
 
+    ``one_cycle`` cycles the first beta as well, from 0.95 down to 0.85 and back, as torch does.
+
     Raises:
         ConfigError: a count, rate or size that cannot be trained with.
     """

@@ -1,7 +1,8 @@
 """One training loop for every defense.
 
 Each epoch starts from its own seed, so that a run that was stopped after an epoch continues to the same weights, bit
-for bit on the same device with the same number of threads, without any random state on disk.
+for bit on the same CPU with the same number of threads, without any random state on disk. On a GPU that is as far as
+cuDNN's deterministic convolutions bring it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edge_sdk.errors import DataError, DeviceError
+from edge_sdk.files import write_aside
 from edge_sdk.profile.machine import processor_name
 from edge_sdk.progress import track
 
@@ -95,6 +97,7 @@ def train(
         run.save(state)
         _write_metrics(out / METRICS_FILE, run.history)
         report(metrics)
+    torch.manual_seed(epoch_seed(config.seed, config.epochs))  # for noise: the same after a continuation
     accuracy = {
         "train": run.history[-1]["train_accuracy"],
         "validation": evaluate(run.model, splits.validation, device),
@@ -123,12 +126,14 @@ def check_out(out: Path, resume: bool) -> None:
     """Refuse to train over another run.
 
     Raises:
-        DataError: ``out`` holds a training run and ``resume`` is not asked for, or is no folder.
+        DataError: ``out`` holds a training run and ``resume`` is not asked for, or a model alone, or is no folder.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out needs a folder")
     if (out / STATE_FILE).exists() and not resume:
         raise DataError(f"{out}: holds a training run already; add --resume to continue it, or choose another --out")
+    if (out / MODEL_FILE).exists() and not (out / STATE_FILE).exists():
+        raise DataError(f"{out}: holds a trained model; choose another --out")
 
 
 def evaluate(model: SplitModel, images: Images, device: torch.device, batch_size: int = 250) -> float:
@@ -189,6 +194,8 @@ class _Run:
         self.model: SplitModel = self.defense.build()
         if initial is not None:
             self.model.load_state_dict(initial)
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
         self.model.to(device, memory_format=torch.channels_last)
         self.defense.adversaries.to(device).train()
         trained = (*self.model.parameters(), *self.defense.adversaries.parameters())
@@ -309,4 +316,4 @@ def _to_tensors(images: Images, rows: Tensor, device: torch.device) -> tuple[Ten
 
 
 def _write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(metrics) + "\n" for metrics in history))
+    write_aside(path, "".join(json.dumps(metrics) + "\n" for metrics in history).encode())

@@ -71,7 +71,7 @@ def export_bundle(
     check_target(out)
     size = checkpoint.image_size if image_size is None else image_size
     check_image_size(size)
-    trained_for = getattr(checkpoint.config, "image_size", size)
+    trained_for = _only_size(checkpoint) or size
     if size != trained_for:
         raise ConfigError(f"this model is for {trained_for}x{trained_for} images alone; {size}x{size} was asked for")
     graphs = shipped_graphs(checkpoint, wire_dtype, key)
@@ -167,6 +167,16 @@ def _manifests(
     )
     servers = (Manifest(**common, party=p.placement, parts=(p,)) for p in parts if p.placement != EDGE)
     return {EDGE: edge, **{server.party: server for server in servers}}
+
+
+def _only_size(checkpoint: Checkpoint) -> int | None:
+    """Height and width that the model is for alone; None where it takes any.
+
+    Masks have an entry for each feature of one size, and noise was calibrated to what one size's features tell.
+    """
+    if defense_class(checkpoint.defense).calibrated:
+        return checkpoint.image_size
+    return getattr(checkpoint.config, "image_size", None)
 
 
 def _variant(part: Part, precision: str, content: bytes) -> Variant:

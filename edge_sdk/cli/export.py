@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from enum import Enum
 from pathlib import Path
 
@@ -84,7 +85,14 @@ def export(
     size = image_size or source.image_size
     images, calibration = parity_images(data, size), None
     if LowPrecision.INT8 in precision and data is not None:
-        training = load_splits(data, size).train.pixels
+        splits = load_splits(data, size, source.data.get("seed", 0))
+        if splits.record() != source.data:
+            warnings.warn(
+                f"{data}: not what this model was trained on; int8 is calibrated on it all the same, and its accuracy "
+                "on any of these images says nothing",
+                stacklevel=2,
+            )
+        training = splits.train.pixels
         calibration = training[:: max(len(training) // CALIBRATION_IMAGES, 1)][:CALIBRATION_IMAGES]
     typer.echo(f"exporting {defense} ({backbone}) …", err=True)
     parity = export_bundle(

@@ -9,15 +9,16 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     """The first column to the left, the others to the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # whose brackets are no markup: an address or a path may have some
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)
 
 

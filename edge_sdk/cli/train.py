@@ -82,6 +82,10 @@ def train(
         with torch.device("meta"):
             build_defense(defense, config.model)
     else:
+        if image_size not in (None, source.image_size):
+            raise ConfigError(
+                f"--image-size {image_size}: the base is of {source.image_size}x{source.image_size} images"
+            )
         changes["image_size"] = source.image_size
     chosen = choose_device(device)
     check_out(out, resume)

@@ -7,6 +7,7 @@ import io
 import lzma
 import os
 import pickle
+import re
 import tarfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
 from edge_sdk.progress import track_bytes
+
+MOST_BYTES = 1 << 28
+"""Of a file in an archive that is read; CIFAR's largest has 154 MB."""
 
 SITE = "https://www.cs.toronto.edu/~kriz/"
 
@@ -74,7 +78,7 @@ def read_files(files: dict[str, bytes], where: str) -> dict[str, Arrays]:
         return {part: _python([files[part]], names, b"fine_labels") for part in ("train", "test")}
     except KeyError as error:
         raise DataError(f"{where}: incomplete CIFAR archive, {error} is missing") from error
-    except (ValueError, TypeError, AttributeError, EOFError, MemoryError, pickle.UnpicklingError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise DataError(f"{where}: malformed CIFAR archive ({error})") from error
 
 
@@ -104,6 +108,8 @@ def fetch(name: str, folder: Path) -> Path:
                 f"{SITE}{archive.file}: could not be fetched ({type(error).__name__}); "
                 "fetch it by other means and give its path to --data"
             ) from error
+        except OSError as error:
+            raise DataError(f"{target}: cannot be written ({error.strerror})") from error
         finally:
             partial.unlink(missing_ok=True)
     else:
@@ -122,7 +128,7 @@ def read_tar(path: Path) -> dict[str, bytes] | None:
             members = [m for m in tar if m.isfile()]
             if not is_cifar({Path(m.name).name for m in members}):
                 return None
-            return {Path(m.name).name: _read(tar, m) for m in members}
+            return {Path(m.name).name: _read(tar, m) for m in members if m.size <= MOST_BYTES}
     except TAR_ERRORS as error:
         raise DataError(f"{path}: not a readable tar archive ({error})") from error
 
@@ -162,8 +168,8 @@ def _binary(contents: list[bytes], names: tuple[str, ...], label_bytes: int) -> 
 
 def _python(contents: list[bytes], names: tuple[str, ...], key: bytes) -> Arrays:
     batches = [_unpickle(content) for content in contents]
-    images = np.concatenate([np.asarray(batch[b"data"], np.uint8).reshape(-1, 3072) for batch in batches])
-    labels = np.concatenate([np.asarray(batch[key], np.int64) for batch in batches])
+    images = np.concatenate([_numbers(batch[b"data"]).astype(np.uint8).reshape(-1, 3072) for batch in batches])
+    labels = np.concatenate([_numbers(batch[key]).astype(np.int64) for batch in batches])
     return _checked(Arrays(_planes(images), labels, names))
 
 
@@ -178,23 +184,47 @@ def _checked(arrays: Arrays) -> Arrays:
     return arrays
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles dicts, lists, numbers, strings and numpy arrays, and refuses every other class."""
+class _Pickled:
+    """What a pickle says of an array or a dtype. numpy's own classes would take it at its word: a forged dtype has
+    numpy follow pointers that the file chose."""
 
-    ALLOWED = ("_reconstruct", "ndarray", "dtype", "scalar")
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.state = arguments, ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles dicts, lists, numbers and strings, notes what arrays are said to be, and refuses every other class."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "numpy" and name in self.ALLOWED:
-            if name == "_reconstruct":
-                return np.ndarray.__reduce__(np.empty(0))[0]  # its module moved between numpy 1 and 2
-            return getattr(np, name) if name != "scalar" else np.float64(0).__reduce__()[0]
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
+        if module.partition(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype"):
+            return _Pickled
+        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 3 writes them for Python 2
+            return lambda text, encoding: text.encode("latin-1")
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which no CIFAR file has")
 
 
 def _unpickle(content: bytes) -> dict[bytes, Any]:
-    loaded = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    try:
+        loaded = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # of damaged opcodes, nearly anything
+        raise ValueError(str(error) or type(error).__name__) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"a dict was expected, found {type(loaded).__name__}")
     return loaded
+
+
+def _numbers(found: Any) -> NDArray[Any]:
+    """Integers of a list, or of an array as it was pickled: ``(version, shape, dtype, is Fortran's order, bytes)``."""
+    if not isinstance(found, _Pickled):
+        if not isinstance(found, list) or not all(type(each) is int for each in found):
+            raise ValueError("neither an array nor a list of integers")
+        return np.array(found, np.int64)
+    _, shape, dtype, fortran, content = found.state
+    name = dtype.arguments[0]
+    name = name.decode() if isinstance(name, bytes) else name
+    if not re.fullmatch("[iu][1248]", name) or not isinstance(content, bytes) or dtype.state[1] == ">":
+        raise ValueError(f"an array of {name!r}, not of integers")
+    return np.frombuffer(content, name).reshape([int(size) for size in shape], order="F" if fortran else "C")

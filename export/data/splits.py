@@ -11,6 +11,7 @@ import io
 import shutil
 import tarfile
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ def load_splits(data: str, image_size: int, seed: int = 0) -> Splits:
         DataError: no such data, or not in one of these forms.
     """
     name, train, test, class_names = _read(data, image_size)
+    if test is not None:
+        train = _without(train, set(test.keys), data)
     order = sorted(range(len(train.keys)), key=lambda i: hashlib.sha256(f"{seed}:{train.keys[i]}".encode()).digest())
     if test is None:
         cut = _boundary(train.keys, order, round(len(order) * TEST_SHARE))
@@ -134,6 +137,17 @@ def _boundary(keys: list[str], order: list[int], cut: int) -> int:
     return cut
 
 
+def _without(source: _Source, keys: set[str], data: str) -> _Source:
+    """Images that are test images as well are not trained on."""
+    kept = [i for i, key in enumerate(source.keys) if key not in keys]
+    if len(kept) == len(source.keys):
+        return source
+    warnings.warn(
+        f"{data}: {len(source.keys) - len(kept)} training images left out: they are test images", stacklevel=2
+    )
+    return _take(source, kept)
+
+
 def _take(source: _Source, indices: Sequence[int]) -> _Source:
     rows = np.asarray(indices, dtype=np.int64)
     return _Source(source.pixels[rows], source.labels[rows], [source.keys[i] for i in indices])
@@ -174,7 +188,11 @@ def _unpack(path: Path) -> Path:
     def extract(aside: Path) -> None:
         try:
             with tarfile.open(path) as tar:
-                tar.extractall(aside, filter="data")
+                members = tar.getmembers()
+                needed, free = sum(member.size for member in members), shutil.disk_usage(aside).free
+                if needed > free:
+                    raise DataError(f"{path}: {needed} bytes unpacked, and {free} are free in {aside.parent}")
+                tar.extractall(aside, members, filter="data")
         except cifar.TAR_ERRORS as error:
             raise DataError(f"{path}: cannot be unpacked ({error})") from error
 
@@ -212,13 +230,30 @@ def _from_arrays(arrays: cifar.Arrays, image_size: int) -> _Source:
 def _from_folder(path: Path, image_size: int) -> tuple[_Source, _Source | None, tuple[str, ...]]:
     train_folder = path / "train" if (path / "train").is_dir() else path
     class_names = tuple(sorted(p.name for p in train_folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    for class_name in class_names:
+        if not class_name.isprintable():  # no text that a manifest could hold, among others
+            raise DataError(f"{path}: {class_name!r} is no class name; rename the folder")
     if len(class_names) < 2:
         raise DataError(f"{path}: {len(class_names)} class folders found; expected train/CLASS/*.jpg of two or more")
     test_folder = path / "test"
     test = None
     if train_folder is not path and test_folder.is_dir():
         test = _from_class_folders(test_folder, class_names, image_size)
-    return _from_class_folders(train_folder, class_names, image_size), test, class_names
+    train = _from_class_folders(train_folder, class_names, image_size)
+    empty = [name for i, name in enumerate(class_names) if not (train.labels == i).any()]
+    if empty:
+        raise DataError(f"{train_folder}: no image of {', '.join(empty)}; remove such folders, or fill them")
+    return train, test, class_names
+
+
+def _check_depth(folder: Path, images: list[Path]) -> None:
+    """A data set's own parts, train and test under whatever names, must not be taken for classes."""
+    below = {path.relative_to(folder).parts[0] for path in images if path.parent != folder}
+    if len(below) > 1 and not any(path.parent == folder for path in images):
+        raise DataError(
+            f"{folder}: no image of its own, only in {len(below)} folders; if those are the classes, expected are "
+            "train/CLASS/* and test/CLASS/*"
+        )
 
 
 def _from_class_folders(folder: Path, class_names: tuple[str, ...], image_size: int) -> _Source:
@@ -226,6 +261,8 @@ def _from_class_folders(folder: Path, class_names: tuple[str, ...], image_size: 
     unknown = {image.label for image in found} - set(class_names)
     if unknown:
         raise DataError(f"{folder}: images outside the training classes, in {sorted(map(str, unknown))}")
+    for name in class_names:
+        _check_depth(folder / name, [image.path for image in found if image.label == name])
     pixels = np.empty((len(found), image_size, image_size, 3), np.uint8)
     keys = []
     for i, image in enumerate(track(found, len(found), f"reading {folder.parent.name}/{folder.name}")):

@@ -163,10 +163,13 @@ class SplitModel(nn.Module):
 class Defense(Protocol):
     """One class a paper: its settings, the model they give, and the loss it is trained with.
 
+    ``calibrated`` says that it puts noise on a trained model, to a target that the training is given.
+
     ``adversaries`` are networks that the loss trains along with the model and that never ship; most have none.
     """
 
     paper: str
+    calibrated: bool
     config: ModelConfig
     adversaries: nn.ModuleList
 

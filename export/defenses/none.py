@@ -16,6 +16,7 @@ class Undefended:
     """Plain split inference (Kang et al., Neurosurgeon, ASPLOS 2017): the features leave as they are."""
 
     paper = "Kang et al., Neurosurgeon, ASPLOS 2017"
+    calibrated = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(CrossEntropyConfig):

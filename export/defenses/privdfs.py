@@ -30,6 +30,7 @@ class PrivDFS:
     """Learnable binary masks cut the features into K sparse shares; K branches; a light fusion on the client."""
 
     paper = "PrivDFS, arXiv 2508.04346"
+    calibrated = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(CrossEntropyConfig):

@@ -39,6 +39,7 @@ class SiftFunnel:
     """Funnel encoder with attention, widening tail, and correlation constraints between image and features."""
 
     paper = "SiftFunnel, arXiv 2501.00824"
+    calibrated = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

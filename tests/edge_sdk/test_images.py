@@ -95,3 +95,10 @@ def test_nothing_there_is_refused(tmp_path):
         find_images([tmp_path / "x"])
     with pytest.raises(DataError, match="no image in this folder"):
         find_images([tmp_path])
+
+
+def test_no_other_program_is_started_for_a_file_that_says_it_is_a_photograph(tmp_path):
+    """Pillow takes PostScript by its content, and has Ghostscript run it."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(DataError, match="cannot identify image file"):
+        decode_image(tmp_path / "a.jpg")

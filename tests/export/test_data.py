@@ -1,9 +1,11 @@
 """Archives in both published forms, written here in their documented layouts, and image folders."""
 
 import io
+import os
 import pickle
 import shutil
 import tarfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from edge_sdk.errors import DataError
 from export import data
 from export.data import cifar, load_splits
+from export.data.cifar import read_files
 
 N = 40
 RANDOM = np.random.default_rng(0)
@@ -181,6 +184,20 @@ class _Evil:
         return (eval, ("1 + 1",))
 
 
+class _ForgedType:
+    """A dtype whose state says that its eight bytes are a pointer to an object, and its flags that it holds none."""
+
+    def __reduce__(self):
+        fields = {"f": (np.dtype("O"), 0)}
+        return (np.dtype, ("V8", False, True), (3, "|", None, ("f",), fields, 8, 1, 0))
+
+
+class _Forged:
+    def __reduce__(self):
+        rebuild, arguments, _ = np.zeros(0, np.uint8).__reduce__()
+        return (rebuild, arguments, (1, (6144,), _ForgedType(), False, bytes(8 * 6144)))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -206,6 +223,9 @@ def test_a_damaged_binary_archive_is_refused(tmp_path, change, words):
         (pickle.dumps([1]), "a dict was expected"),
         (pickle.dumps({b"data": _Evil(), b"labels": []}), "builtins.eval, which no CIFAR file has"),
         (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}), "5 labels for 10 images"),
+        (pickle.dumps({b"data": _Forged(), b"labels": [1, 2]}), "an array of 'V8', not of integers"),
+        (pickle.dumps({b"data": np.zeros((2, 3072)), b"labels": [1, 2]}), "an array of 'f8', not of integers"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1.5, "a"]}), "nor a list|neither an array"),
     ],
 )
 def test_a_damaged_or_hostile_pickle_is_refused(tmp_path, content, words):
@@ -213,6 +233,17 @@ def test_a_damaged_or_hostile_pickle_is_refused(tmp_path, content, words):
     files.update({f"data_batch_{i}": content for i in range(1, 6)})
     with pytest.raises(DataError, match=words):
         load_splits(str(_tar(tmp_path / "c.tgz", files)), 32)
+
+
+def test_a_pickle_with_any_byte_changed_is_read_or_refused(tmp_path):
+    """By one line: opcodes raise nearly anything."""
+    good = _python10()
+    batch = good["data_batch_1"]
+    for position in range(250):  # before the pixels
+        for value in (0x00, 0x52, 0x62):
+            changed = batch[:position] + bytes([value]) + batch[position + 1 :]
+            with suppress(DataError):
+                read_files({**good, "data_batch_1": changed}, "archive")
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz"])
@@ -248,6 +279,66 @@ def test_too_few_images_are_refused(tmp_path):
         Image.new("RGB", (32, 32), (name == "a" and "red") or "blue").save(tmp_path / "few" / "train" / name / "1.png")
     with pytest.raises(DataError, match="too few to split"):
         load_splits(str(tmp_path / "few"), 32)
+
+
+def test_test_images_are_not_trained_on(image_folder, tmp_path):
+    copy = shutil.copytree(image_folder, tmp_path / "copy")
+    first = sorted((copy / "test").iterdir())[0]
+    for image in first.iterdir():
+        shutil.copy(image, copy / "train" / first.name / f"copy-of-{image.name}")
+    plain = load_splits(str(image_folder), 32)
+    with pytest.warns(UserWarning, match="10 training images left out: they are test images"):
+        assert load_splits(str(copy), 32).record()["parts"] == plain.record()["parts"]
+
+
+@pytest.mark.parametrize("parts", [("Training", "Testing"), ("training set", "held out")])
+def test_parts_by_other_names_are_not_taken_for_classes(image_folder, tmp_path, parts):
+    for part, name in zip(("train", "test"), parts, strict=True):
+        shutil.copytree(image_folder / part, tmp_path / "data" / name)
+    with pytest.raises(DataError, match="if those are the classes, expected are train/CLASS"):
+        load_splits(str(tmp_path / "data"), 32)
+
+
+def test_images_one_folder_further_down_are_their_classes(image_folder, tmp_path):
+    """As Tiny ImageNet has them: train/CLASS/images/*."""
+    for name in (path.name for path in (image_folder / "train").iterdir()):
+        shutil.copytree(image_folder / "train" / name, tmp_path / "data" / "train" / name / "images")
+    shutil.copytree(image_folder / "test", tmp_path / "data" / "test")
+    found = load_splits(str(tmp_path / "data"), 32)
+    assert found.record()["parts"] == load_splits(str(image_folder), 32).record()["parts"]
+
+
+def test_a_class_without_images_is_named_and_links_are_followed(image_folder, tmp_path):
+    copy = shutil.copytree(image_folder, tmp_path / "copy")
+    first = sorted((copy / "train").iterdir())[0]
+    first.rename(tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (copy / "train" / first.name / "back").symlink_to(copy / "train", target_is_directory=True)
+    (copy / "train" / ".cache").mkdir()
+    (copy / "train" / ".cache" / "thumb.png").write_bytes(b"x")
+    assert load_splits(str(copy), 32).record()["parts"] == load_splits(str(image_folder), 32).record()["parts"]
+    (copy / "train" / "nothing").mkdir()
+    with pytest.raises(DataError, match="no image of nothing; remove such folders"):
+        load_splits(str(copy), 32)
+
+
+def test_a_class_that_no_manifest_can_name_is_refused(image_folder, tmp_path):
+    copy = shutil.copytree(image_folder, tmp_path / "copy")
+    os.rename(copy / "train" / sorted((copy / "train").iterdir())[0].name, os.fsencode(copy / "train") + b"/caf\xe9")
+    with pytest.raises(DataError, match="is no class name"):
+        load_splits(str(copy), 32)
+
+
+def test_a_tar_that_does_not_fit_is_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "big.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("train/a/1.png")
+        info.size = 100_000
+        tar.addfile(info, io.BytesIO(bytes(100_000)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**6, 10**6, 5000))
+    with pytest.raises(DataError, match="100000 bytes unpacked, and 5000 are free"):
+        load_splits(str(path), 32)
+    assert not [each for each in (tmp_path / "cache").iterdir() if each.is_dir()]
 
 
 def test_a_test_class_without_training_images_is_refused(image_folder, tmp_path):

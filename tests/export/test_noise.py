@@ -146,3 +146,11 @@ def test_noise_goes_on_top_of_any_defense(make_checkpoint, base, settings):
 def test_impossible_settings_are_refused(defense, settings, words):
     with pytest.raises(ConfigError, match=words):
         model_config(defense, **settings)
+
+
+def test_calibrated_noise_is_for_the_size_it_was_calibrated_at(make_checkpoint, tmp_path):
+    """The base's masks as well, whose places another size would read wrongly without a word."""
+    own = {"num_servers": 2, "blocks": 0, "branch_width": 0.1, "image_size": 32}
+    guarded = make_checkpoint("fsinfoguard", base="privdfs", base_settings=own, sigma=[0.5, 0.5])
+    with pytest.raises(ConfigError, match="for 32x32 images alone; 64x64"):
+        export_bundle(guarded, tmp_path / "b", images=parity_images(None, 64), image_size=64)

@@ -131,6 +131,9 @@ def test_a_state_of_another_training_is_refused(splits, tmp_path):
     other = splits._replace(seed=9)
     with pytest.raises(DataError, match="data differ: seed"):
         train(_config(splits, "none", epochs=1), other, tmp_path, device=CPU, resume=True)
+    (tmp_path / "state.safetensors").unlink()
+    with pytest.raises(DataError, match="holds a trained model; choose another --out"):
+        train(_config(splits, "none", epochs=1), splits, tmp_path, device=CPU, resume=True)
 
 
 def test_a_diverging_training_stops(splits, tmp_path):

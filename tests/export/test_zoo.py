@@ -27,7 +27,7 @@ def test_the_undefended_and_the_defended_cnn_are_shipped():
 def test_all_were_trained_by_the_same_recipe_and_budget():
     trainings = [load_checkpoint(ZOO / name / "model.safetensors").training for name in MODELS]
     keys = ("recipe", "epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "crop_padding",
-            "color_jitter", "precision", "image_size")  # fmt: skip
+            "color_jitter", "cutout", "cutmix", "betas", "amsgrad", "precision", "image_size")  # fmt: skip
     assert len({json.dumps([training[key] for key in keys]) for training in trainings}) == 1
 
 
