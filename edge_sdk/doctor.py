@@ -14,9 +14,10 @@ from . import __version__, jetson
 from .engine.gpu import Gpu, cuda
 from .engine.library import LibraryName, load_library
 from .engine.process import available_memory
-from .errors import EdgeSDKError, MissingExtra
+from .errors import BackendError, EdgeSDKError, MissingExtra
 from .files import cache_folder
 from .profile.machine import processor_name
+from .sysfs import read_text
 
 __all__ = ["Check", "examine"]
 
@@ -71,11 +72,11 @@ def _machine() -> Iterator[Check]:
     yield Check("machine", "ok", f"{processor_name()}, {os.cpu_count()} CPUs, {platform.machine()}")
     if not jetson.is_jetson():
         return
-    release = jetson.RELEASE_FILE.read_text(errors="replace")
+    release = read_text(jetson.RELEASE_FILE) or ""
     l4t = jetson.l4t_version(release)
     known = jetson.jetpack(l4t) if l4t else None
     if l4t is None or known is None:
-        yield Check("JetPack", "warn", release.splitlines()[0][:80], "not one that is known here")
+        yield Check("JetPack", "warn", release[:80] or "not known", "not one that is known here")
     else:
         yield _jetpack(l4t, known)
     mode = jetson.power_mode()
@@ -103,8 +104,12 @@ def _jetpack(l4t: str, known: jetson.JetPack) -> Check:
 
 
 def _gpu() -> Iterator[Check]:
-    yield _tried("pycuda", _describe_cuda)
-    yield _tried("GPU", _describe_gpu)
+    pycuda = _tried("pycuda", _describe_cuda)
+    yield pycuda
+    if pycuda.state == "ok":
+        yield _tried("GPU", _describe_gpu)
+    else:
+        yield Check("GPU", "missing", "not looked at", "make pycuda work first: it is what tells")
 
 
 def _describe_cuda() -> str:
@@ -130,8 +135,10 @@ def _rtx() -> Iterator[Check]:
 
 def _describe_library(name: LibraryName) -> str:
     library = load_library(name)
+    if library.too_old:
+        raise BackendError(library.too_old)
     library.new(library.module.Builder)  # what fails where driver and library do not fit together
-    return f"{library.version}, {'strongly' if library.strongly_typed else 'weakly'} typed"
+    return library.version
 
 
 def _tried(name: str, describe: Callable[[], str]) -> Check:
@@ -155,7 +162,7 @@ def _memory() -> Iterator[Check]:
 
 def _cache() -> Iterator[Check]:
     folder = cache_folder()
-    above = next(each for each in (folder, *folder.parents) if each.exists())
+    above = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # False for one that is not ours
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
         yield Check("cache", "ok", str(folder))
     else:

@@ -18,6 +18,6 @@ def read_number(path: Path) -> int | None:
 def read_text(path: Path) -> str:
     """The file's text without space around it; empty where it cannot be read."""
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""

@@ -28,7 +28,7 @@ def count_cost(model: bytes) -> Cost:
     Raises:
         BackendError: a convolution's or product's shape cannot be inferred, or an operator holds a sub-graph.
     """
-    graph = shape_inference.infer_shapes(onnx.load_model_from_string(model), data_prop=True).graph
+    graph = shape_inference.infer_shapes(_for_one(model), data_prop=True).graph
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     weights = {tensor.name: tensor for tensor in graph.initializer}
     shapes.update({name: list(tensor.dims) for name, tensor in weights.items()})
@@ -58,6 +58,17 @@ def count_cost(model: bytes) -> Cost:
     )
 
 
+def _for_one(model: bytes) -> onnx.ModelProto:
+    """The model with its batch axis closed: an open one is lost where it is multiplied with another."""
+    loaded = onnx.load_model_from_string(model)
+    del loaded.graph.value_info[:]  # of the open axis
+    for value in (*loaded.graph.input, *loaded.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_value = 1
+    return loaded
+
+
 def weight_bytes(graph: onnx.GraphProto) -> int:
     """Of all constants in a graph."""
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in graph.initializer)
@@ -67,9 +78,8 @@ _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BF
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    """Sizes, the open batch axis as 1 and any other unknown size as -1."""
-    dims = value.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") else (1 if i == 0 else -1) for i, d in enumerate(dims)]
+    """Sizes, any that is unknown as -1."""
+    return [d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim]
 
 
 def _flops(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:

@@ -7,7 +7,8 @@
 # Numbers of modes are not portable: MAXN_SUPER is 2 on an Orin Nano and 0 on an Orin NX. What is set stays until the
 # next boot (clocks) or for good (mode).
 set -euo pipefail
-STORE=/var/tmp/edgesdk-jetson-clocks
+# Of root's own: jetson_clocks writes, as root, what a stored file says. /run is empty after a boot, as the clocks are.
+STORE=/run/edgesdk/jetson-clocks
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'jetson_prepare: %s\n' "$1" >&2; exit "${2:-1}"; }  # a message, and an exit status
@@ -45,6 +46,7 @@ case ${1:-} in
 --mode)
   [[ ${2:-} =~ ^[0-9]+$ ]] || die "--mode needs a number" 2
   need nvpmodel
+  as_root rm -f "$STORE"  # the limits of the mode before
   as_root nvpmodel -m "$2"
   # Over a connection without a terminal a mode that wants a reboot is left out without a word.
   now=$(nvpmodel -q | tail -n 1)
@@ -52,12 +54,13 @@ case ${1:-} in
   ;;
 --lock)
   need jetson_clocks
-  [ -e "$STORE" ] || as_root jetson_clocks --store "$STORE"
+  as_root install -d -o root -g root -m 0700 "${STORE%/*}"
+  sudo test -e "$STORE" || as_root jetson_clocks --store "$STORE"
   as_root jetson_clocks
   ;;
 --unlock)
   need jetson_clocks
-  [ -e "$STORE" ] || die "nothing was stored in $STORE; reboot to let the clocks vary again"
+  sudo test -e "$STORE" || die "nothing was stored in $STORE; reboot to let the clocks vary again"
   as_root jetson_clocks --restore "$STORE"
   as_root rm "$STORE"
   ;;

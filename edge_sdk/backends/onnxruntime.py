@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..errors import BackendError, DeviceError
+from ..jetson import is_jetson
 from ..tensors import DTYPES, Array, TensorSpec
 from .providers import CPU, Provider
 
@@ -22,6 +23,11 @@ _TYPES = {
     "double": "FP64",
     **{str(dtype): name for name, dtype in DTYPES.items() if dtype.kind in "iu"},
 }
+
+
+ON_A_JETSON = (
+    "on a Jetson it comes for JetPack's Python from NVIDIA's Jetson AI Lab, not from the package index of others"
+)
 
 
 class OnnxRuntimeBackend:
@@ -53,7 +59,7 @@ class OnnxRuntimeBackend:
         if provider.name not in available:
             raise DeviceError(
                 f"ONNX Runtime {onnxruntime.__version__} here has {', '.join(available)}, not {provider.name}; "
-                "pip install onnxruntime-gpu in place of onnxruntime"
+                f"{ON_A_JETSON if is_jetson() else 'pip install onnxruntime-gpu in place of onnxruntime'}"
             )
         # What a GPU's provider cannot run, such as the arithmetic of shapes, runs on the CPU.
         chosen = [provider] if provider.name == CPU.name else [provider, CPU]

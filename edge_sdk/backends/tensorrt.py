@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from statistics import median
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.build import EngineOptions
+from ..engine.build import WANT_OF_MEMORY, EngineOptions
 from ..engine.cache import cached_engine
 from ..engine.gpu import Gpu, cuda
 from ..engine.library import load_library
@@ -77,9 +77,13 @@ class TensorRTBackend:
             self._runtime = library.new(library.module.Runtime)
             self._engine = self._runtime.deserialize_cuda_engine(found.content)
             if self._engine is None:
+                said = library.log.text()
+                if WANT_OF_MEMORY.search(said):
+                    raise DeviceError(
+                        f"TensorRT {library.version} has no memory for {name}: {said}; {WITH_LITTLE_MEMORY}"
+                    )
                 raise BackendError(
-                    f"TensorRT {library.version} does not load {found.path}: {library.log.text()}; remove it to build "
-                    "it again"
+                    f"TensorRT {library.version} does not load {found.path}: {said}; remove it to build it again"
                 )
             self._execution = self._engine.create_execution_context()
             if self._execution is None:
@@ -170,12 +174,16 @@ class TensorRTBackend:
     def close(self) -> None:
         # Detached while it is current: pycuda takes a released context off the thread by itself.
         self._context.push()
-        self._stream.synchronize()
-        del self._execution, self._engine, self._runtime, self._stream
-        for buffer in self._buffers.values():
-            buffer.free()
-        self._buffers.clear()
-        self._context.detach()
+        try:
+            with suppress(self._cuda.Error):  # after a fault all fails, and the fault itself is what is to be told
+                self._stream.synchronize()
+            del self._execution, self._engine, self._runtime, self._stream
+            for buffer in self._buffers.values():
+                with suppress(self._cuda.Error):
+                    buffer.free()
+            self._buffers.clear()
+        finally:
+            self._context.detach()
 
     def __enter__(self) -> TensorRTBackend:
         return self

@@ -49,9 +49,10 @@ def estimate(edge: Path, device: str, power_mode: str | None, precision: Precisi
 
     Raises:
         BundleError: the folder is not a whole, unaltered edge party.
-        ConfigError: no such device or power mode.
+        ConfigError: no such device or power mode, or one that does not compute in the precision.
     """
     from ..bundle import EDGE, open_party
+    from ..errors import ConfigError
     from ..profile.devices import DEVICES, find_device
     from ..profile.predict import INTERVAL, MEDIAN_ERROR
 
@@ -60,13 +61,16 @@ def estimate(edge: Path, device: str, power_mode: str | None, precision: Precisi
     places = [(each, each.mode(None if device == "all" else power_mode)) for each in chosen]
     own = [part.cost for part in manifest.parts if part.placement == EDGE and part.cost]
     reference = [manifest.reference.cost] if manifest.reference and manifest.reference.cost else []
+    defended = _estimates(own, places, precision)
+    if not defended:
+        raise ConfigError(f"{device} does not compute in {precision}")
     return EstimateReport(
         bundle_id=manifest.bundle_id,
         defense=manifest.defense,
         measured=False,
         median_error=MEDIAN_ERROR,
         interval=INTERVAL,
-        defended=_estimates(own, places, precision),
+        defended=defended,
         undefended=_estimates(reference, places, precision) if reference else [],
     )
 

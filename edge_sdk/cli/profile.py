@@ -8,11 +8,14 @@ import typer
 
 from .execution import BackendOption, Precision, Threads
 
+MOST_RUNS = 10_000
+"""Until medians are known: minutes for an encoder of milliseconds."""
+
 
 def profile(
     paths: list[Path] | None = typer.Argument(None, help="BUNDLE/edge; with --compare, reports that --json wrote."),
     batch: int = typer.Option(1, min=1, help="Images a run."),
-    runs: int = typer.Option(200, min=1, help="Timed runs; with --until-stable, at most."),
+    runs: int | None = typer.Option(None, min=1, help="Timed runs [default: 200; until stable, 10000 at most]."),
     warmup: int = typer.Option(20, min=0, help="Runs before that, not counted."),
     until_stable: bool = typer.Option(False, "--until-stable", help="Stop once the medians are known to 2 %."),
     backend: BackendOption = "onnxruntime",
@@ -46,6 +49,10 @@ def profile(
         raise typer.BadParameter("one BUNDLE/edge is needed", param_hint="PATHS")
     if device is None and power_mode:
         raise typer.BadParameter("for an estimate alone: add --device", param_hint="--power-mode")
+    if device == "all" and power_mode:
+        raise typer.BadParameter("modes differ by module: name one by --device", param_hint="--power-mode")
+    if device is not None and batch != 1:
+        raise typer.BadParameter("estimates are for batch 1 alone", param_hint="--batch")
     if compare and json_file is not None:
         raise typer.BadParameter("for one report", param_hint="--json")
     if html is not None and (device is not None or compare):
@@ -79,7 +86,7 @@ def profile(
         report = profile_edge(
             paths[0],
             batch=batch,
-            runs=runs,
+            runs=runs or (MOST_RUNS if until_stable else 200),
             warmup=warmup,
             until_stable=until_stable,
             execution=Execution(backend, precision.value if precision else "fp32", threads),

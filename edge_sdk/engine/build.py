@@ -1,20 +1,26 @@
 """ONNX to a TensorRT engine, in this process.
 
-The precision is in the ONNX file: strongly typed networks (TensorRT 10 on) keep its types, and before that flags allow
-the types that it has. Source: TensorRT developer guide, sections on strong typing and dynamic shapes.
+The precision is in the ONNX file: strongly typed networks (TensorRT 10 on) keep its types. Source: TensorRT developer
+guide, sections on strong typing and dynamic shapes.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from ..bundle import Precision
-from ..errors import BackendError, ConfigError
+from ..errors import BackendError, ConfigError, DeviceError
 from .library import TensorRT
 
-__all__ = ["EngineLayer", "EngineOptions", "build_engine"]
+__all__ = ["OUT_OF_MEMORY", "EngineLayer", "EngineOptions", "build_engine"]
+
+OUT_OF_MEMORY = (
+    "close the desktop (it takes some 800 MB), add a swap file, lower --max-batch, change --workspace, or choose fp16"
+)
+WANT_OF_MEMORY = re.compile(r"out ?of ?memory|workspace limit|insufficient memory", re.IGNORECASE)
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,8 +79,11 @@ def build_engine(onnx: bytes, options: EngineOptions, library: TensorRT) -> tupl
 
     Raises:
         ConfigError: a target that this library does not build for, or targets for one that builds for none.
-        BackendError: TensorRT refuses the model; the message names the ONNX nodes where it tells them.
+        DeviceError: too little memory.
+        BackendError: the library is too old, or refuses the model; the message names ONNX nodes where it does.
     """
+    if library.too_old:
+        raise BackendError(library.too_old)
     trt = library.module
     library.log.clear()
     builder = library.new(trt.Builder)
@@ -84,7 +93,6 @@ def build_engine(onnx: bytes, options: EngineOptions, library: TensorRT) -> tupl
         errors = "; ".join(_parse_error(parser.get_error(i)) for i in range(parser.num_errors))
         raise BackendError(f"{library.name} {library.version} cannot read the model: {errors or library.log.text()}")
     config = builder.create_builder_config()
-    _set_flags(config, options, library)
     _set_targets(config, options.targets, library)
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
@@ -92,21 +100,11 @@ def build_engine(onnx: bytes, options: EngineOptions, library: TensorRT) -> tupl
     layers = tuple(_layer(network.get_layer(i)) for i in range(network.num_layers))
     content = builder.build_serialized_network(network, config)
     if content is None:
-        raise BackendError(
-            f"{library.name} {library.version} builds no engine of the model: "
-            f"{library.log.text() or 'it gives no reason'}"
-        )
+        said = library.log.text() or "it gives no reason"
+        kind = DeviceError if WANT_OF_MEMORY.search(said) else BackendError
+        advice = f"; {OUT_OF_MEMORY}" if kind is DeviceError else ""
+        raise kind(f"{library.name} {library.version} builds no engine of the model: {said}{advice}")
     return bytes(content), layers
-
-
-def _set_flags(config: Any, options: EngineOptions, library: TensorRT) -> None:
-    """For a library that cannot keep the types of the ONNX; float32 may use TF32 on Ampere, by TensorRT's default."""
-    flags = library.module.BuilderFlag
-    if library.strongly_typed or options.precision == "fp32":
-        return
-    config.set_flag(flags.FP16)
-    if options.precision == "int8":
-        config.set_flag(flags.INT8)
 
 
 def _set_targets(config: Any, targets: tuple[str, ...], library: TensorRT) -> None:

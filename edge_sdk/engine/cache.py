@@ -18,6 +18,10 @@ from .process import build_apart
 __all__ = ["CachedEngine", "EngineRecord", "cached_engine", "engine_key"]
 
 
+RECIPE = 1
+"""Of how ``build_engine`` builds: to be raised where the same options give another engine."""
+
+
 class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a kept engine is of.
 
@@ -52,7 +56,7 @@ class CachedEngine(NamedTuple):
 def engine_key(onnx: bytes, options: EngineOptions, library: LibraryName, version: str, gpu: Gpu | None) -> str:
     """Hex SHA-256 of everything that an engine depends on; not of the memory that its building may take."""
     wanted = msgspec.structs.replace(options, workspace_bytes=None)
-    parts = [hashlib.sha256(onnx).hexdigest(), wanted, library, version, gpu]
+    parts = [RECIPE, hashlib.sha256(onnx).hexdigest(), wanted, library, version, gpu]
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
@@ -66,6 +70,8 @@ def cached_engine(
     folder: Path | None = None,
 ) -> CachedEngine:
     """The engine that was built of this before, or a new one; a kept one that is damaged is built again.
+
+    So is one that was built with another workspace than is asked for: with more, TensorRT may find faster layers.
 
     Args:
         part: its name, for the file's.
@@ -84,9 +90,10 @@ def cached_engine(
     path = folder / f"{part}-{engine_key(onnx, options, library, version, gpu)[:32]}.engine"
     note = path.with_suffix(".json")
     kept = _kept(path, note)
-    if kept is not None:
+    asked = options.workspace_bytes
+    if kept is not None and asked in (None, kept.record.options.workspace_bytes):
         return kept
-    built = build_apart(onnx, options, library)
+    built = build_apart(onnx, options, library, shared_memory=gpu is not None and gpu.integrated)
     record = EngineRecord(
         sha256=hashlib.sha256(built.content).hexdigest(),
         onnx_sha256=hashlib.sha256(onnx).hexdigest(),

@@ -57,7 +57,10 @@ def cuda() -> Any:
     try:
         driver: Any = import_module("pycuda.driver")
     except ModuleNotFoundError as error:
-        raise MissingExtra("TensorRT engines need pycuda, which is not installed: pip install pycuda") from error
+        raise MissingExtra(
+            "TensorRT engines need pycuda, which is not installed: pip install pycuda, with CUDA's compiler in reach "
+            "(on a Jetson: CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH pip install pycuda)"
+        ) from error
     except ImportError as error:
         raise DeviceError(f"pycuda cannot load CUDA's driver, is there an NVIDIA GPU? {error}") from error
     try:

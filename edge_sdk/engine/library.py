@@ -1,4 +1,4 @@
-"""The TensorRT that is installed: 8.6 to 11, or TensorRT for RTX, which builds without a GPU.
+"""The TensorRT that is installed: 10 or 11, or TensorRT for RTX, which builds without a GPU.
 
 What a version can do is found by looking for names, never by comparing version numbers.
 """
@@ -41,8 +41,21 @@ class TensorRT(NamedTuple):
 
     @property
     def strongly_typed(self) -> bool:
-        """Whether a network can be made to keep the types of its ONNX (10.0 on); else flags allow lower precisions."""
+        """Whether a network can be made to keep the types of its ONNX: 10.0 on.
+
+        Older ones are no use here for another reason as well: they read ONNX up to opset 17, and what a later graph
+        reduces over as an input they do not see, and reduce over all axes without a word.
+        """
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
+    def too_old(self) -> str:
+        """Why it cannot build our graphs; empty where it can."""
+        if self.strongly_typed:
+            return ""
+        return (
+            f"{self.name} {self.version} reads ONNX up to opset 17, these graphs have 20; TensorRT 10.0 is the oldest"
+        )
 
     def new(self, kind: Any) -> Any:
         """A builder or runtime of this library, which ask for the GPU.
@@ -59,7 +72,7 @@ class TensorRT(NamedTuple):
     def network_flags(self) -> int:
         """Those that every network of ours is created with, as far as this version knows them."""
         flags = self.module.NetworkDefinitionCreationFlag
-        names = ("EXPLICIT_BATCH", "STRONGLY_TYPED")  # the former until 10, where it is ignored; the latter from 10 on
+        names = ("EXPLICIT_BATCH", "STRONGLY_TYPED")  # the former has no effect in 10, and is gone in 11
         return sum(1 << int(getattr(flags, name)) for name in names if hasattr(flags, name))
 
 

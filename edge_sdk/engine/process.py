@@ -12,8 +12,7 @@ import msgspec
 
 from ..errors import BackendError, ConfigError, DeviceError, EdgeSDKError, MissingExtra
 from ..files import write_aside
-from ..jetson import is_jetson
-from .build import EngineLayer, EngineOptions, build_engine
+from .build import OUT_OF_MEMORY, EngineLayer, EngineOptions, build_engine
 from .library import LibraryName, load_library
 
 __all__ = ["BuiltEngine", "available_memory", "build_apart"]
@@ -24,10 +23,6 @@ WEIGHT_COPIES = 4
 
 FAILED = 3
 """Exit status of a child that left word of what was wrong; Python itself ends with 1 or 2."""
-
-OUT_OF_MEMORY = (
-    "close the desktop (it takes some 800 MB), add a swap file, lower --workspace or --max-batch, or choose fp16"
-)
 
 
 class BuiltEngine(msgspec.Struct, frozen=True):
@@ -50,15 +45,18 @@ class _Request(msgspec.Struct, frozen=True):
     onnx: bytes
 
 
-def build_apart(onnx: bytes, options: EngineOptions, library: LibraryName) -> BuiltEngine:
+def build_apart(
+    onnx: bytes, options: EngineOptions, library: LibraryName, *, shared_memory: bool = False
+) -> BuiltEngine:
     """Build an engine in a child process.
 
-    On a Jetson, whose GPU shares the memory, the workspace is at most half of what is free, unless the options say.
+    Where the GPU shares the CPU's memory, the workspace is at most half of what is free, unless the options say.
 
     Args:
         onnx: the file's content.
         options: what for.
         library: to build with.
+        shared_memory: whether it does.
 
     Raises:
         DeviceError: too little memory is free, or the child was killed for it.
@@ -66,7 +64,7 @@ def build_apart(onnx: bytes, options: EngineOptions, library: LibraryName) -> Bu
         ConfigError: options that the library does not have.
         MissingExtra: the library is not installed.
     """
-    options = _within_memory(onnx, options)
+    options = _within_memory(onnx, options, shared_memory)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
         done = subprocess.run(  # noqa: S603  (our own module)
@@ -84,7 +82,7 @@ def build_apart(onnx: bytes, options: EngineOptions, library: LibraryName) -> Bu
     raise _died(done.returncode, done.stderr.decode(errors="replace"))
 
 
-def _within_memory(onnx: bytes, options: EngineOptions) -> EngineOptions:
+def _within_memory(onnx: bytes, options: EngineOptions, shared_memory: bool) -> EngineOptions:
     free = available_memory()
     if free is None:
         return options
@@ -93,19 +91,28 @@ def _within_memory(onnx: bytes, options: EngineOptions) -> EngineOptions:
         raise DeviceError(
             f"{free >> 20} MiB of memory are free, building this engine takes about {needed >> 20} MiB; {OUT_OF_MEMORY}"
         )
-    if options.workspace_bytes is None and is_jetson():
+    if options.workspace_bytes is None and shared_memory:
         return msgspec.structs.replace(options, workspace_bytes=free // 2)
     return options
 
 
 def available_memory() -> int | None:
-    """Bytes that a new process can have without swapping; None where the operating system does not tell."""
+    """Bytes that a new process can have without swapping, in this container; None where the system does not tell."""
     try:
         with open("/proc/meminfo") as file:
             found = [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
     except OSError:
         return None
-    return found[0] if found else None
+    return min([*found[:1], *_left_in_container()], default=None)
+
+
+def _left_in_container(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Of its memory limit, by control groups version 2: within a container its own are at the root."""
+    try:
+        limit, used = (int((root / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # none, or "max"
+        return []
+    return [max(limit - used, 0)]
 
 
 def _died(status: int, text: str) -> EdgeSDKError:

@@ -24,6 +24,7 @@ from .stats import LatencyStats
 
 __all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "named_parts", "profile_edge", "run_ms"]
 
+LEAST_WARM_UP_S = 0.5
 CHECK_ROUNDS = 50
 """Rounds between looks at whether the medians are steady."""
 
@@ -148,7 +149,7 @@ def profile_edge(
         path: ``BUNDLE/edge``.
         batch: images a run.
         runs: timed runs of each part.
-        warmup: runs before that, not counted.
+        warmup: runs before that, not counted; on a GPU half a second's at least.
         until_stable: stop before ``runs`` once every part's median is known to 2 % either way, with 95 % confidence.
         execution: how the parts are run.
         progress: called with the rounds done and in all.
@@ -164,9 +165,10 @@ def profile_edge(
     parts = [*own, *([manifest.reference] if manifest.reference else [])]
     execution = execution._replace(max_batch=batch)
     loaded = [_load(part, bundle, execution, batch) for part in parts]
+    _warm_up(loaded, warmup, 0.0 if execution.backend == "onnxruntime" else LEAST_WARM_UP_S)
     begin = Conditions.now()
     with ConditionsSampler() as sampler:
-        _time_in_turns(loaded, warmup, runs, until_stable, progress)
+        _time_in_turns(loaded, runs, until_stable, progress)
     end = Conditions.now()
     energies = _energies(loaded)
     profiles = [
@@ -203,19 +205,25 @@ def _load(part: Part, bundle: PartyBundle, execution: Execution, batch: int) -> 
     return _Loaded(part, backend, feeds, (there - begin) * 1e3, run_ms(backend, feeds), [])
 
 
+def _warm_up(loaded: Sequence[_Loaded], rounds: int, seconds: float) -> None:
+    """At least so many rounds and seconds: a GPU's clock rises with its load, and a round may take a millisecond."""
+    end = time.perf_counter() + seconds
+    while rounds > 0 or time.perf_counter() < end:
+        rounds -= 1
+        for each in loaded:
+            run_ms(each.backend, each.feeds)
+
+
 def _time_in_turns(
-    loaded: Sequence[_Loaded], warmup: int, runs: int, until_stable: bool, progress: Callable[[int, int], None]
+    loaded: Sequence[_Loaded], runs: int, until_stable: bool, progress: Callable[[int, int], None]
 ) -> None:
     """In turns, so that a change of the machine's speed meets all parts."""
-    for i in range(warmup + runs):
+    for i in range(1, runs + 1):
         for each in loaded:
-            took = run_ms(each.backend, each.feeds)
-            if i >= warmup:
-                each.samples.append(took)
-        progress(i + 1, warmup + runs)
-        measured = i + 1 - warmup
-        look = until_stable and measured > 0 and measured % CHECK_ROUNDS == 0
-        if look and all(LatencyStats.of(each.samples, warmup).steady for each in loaded):
+            each.samples.append(run_ms(each.backend, each.feeds))
+        progress(i, runs)
+        look = until_stable and i % CHECK_ROUNDS == 0
+        if look and all(LatencyStats.of(each.samples, 0).steady for each in loaded):
             return
 
 

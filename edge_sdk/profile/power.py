@@ -62,7 +62,7 @@ def find_rails(root: Path = Path("/")) -> list[Rail]:
         root: of the file system.
     """
     drivers = root / "sys" / "bus" / "i2c" / "drivers"
-    return sorted([*_hwmon(drivers), *_iio(drivers)], key=lambda rail: rail.name)
+    return sorted([*_hwmon(drivers), *_iio(drivers), *_thor(drivers)], key=lambda rail: rail.name)
 
 
 def _hwmon(drivers: Path) -> Iterator[Rail]:
@@ -83,6 +83,13 @@ def _iio(drivers: Path) -> Iterator[Rail]:
             name, watts = read_text(folder / f"rail_name_{n}"), folder / f"in_power{n}_input"
             if name and "NC" not in name.split() and read_number(watts) is not None:
                 yield Rail(name, (watts,), 1)
+
+
+def _thor(drivers: Path) -> Iterator[Rail]:
+    """Thor's whole module, uW by an INA238 of its own, as NVIDIA's forum tells; never tried on one."""
+    for folder in sorted(drivers.glob("ina238/*/hwmon/hwmon*"))[:1]:
+        if read_number(folder / "power1_input") is not None:
+            yield Rail("VIN", (folder / "power1_input",), 1000)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class LatencyStats(msgspec.Struct, frozen=True):
     @property
     def steady(self) -> bool:
         """Whether the median is known to 2 % either way."""
-        return (self.p50_high_ms - self.p50_low_ms) / 2 <= STEADY * self.p50_ms
+        return max(self.p50_high_ms - self.p50_ms, self.p50_ms - self.p50_low_ms) <= STEADY * self.p50_ms
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:

@@ -46,6 +46,7 @@ class PrivDFS:
         num_servers: int = 4
         split: int | None = None  # backbone blocks on the device; None takes the backbone's default
         blocks: int | None = None  # residual blocks after them, before the masks; None: 3 after convolutions
+        widen: int = 1  # times the channels that the last of those has
         standardize: bool = True  # each image to mean 0 and deviation 1, rather than all by the data's
         density: float = 0.1  # share of the features that each server gets
         branch_width: float = 0.5  # of the branches' layers, against the backbone's
@@ -65,7 +66,11 @@ class PrivDFS:
                 raise ConfigError(f"density must be more than 0 and at most 1/{self.num_servers}, got {self.density}")
             if self.blocks is not None and not 0 <= self.blocks <= 16:
                 raise ConfigError(f"blocks must be 0 to 16, got {self.blocks}")
-            if self.blocks and self.backbone in TOKENS:
+            if not 1 <= self.widen <= 4:
+                raise ConfigError(f"widen must be 1 to 4, got {self.widen}")
+            if self.blocks == 0 and self.widen > 1:
+                raise ConfigError("widen is of a residual block; raise blocks above 0")
+            if (self.blocks or self.widen > 1) and self.backbone in TOKENS:
                 raise ConfigError(f"{self.backbone} takes no residual blocks of convolutions; raise split instead")
             if not 0 < self.branch_width <= 4:
                 raise ConfigError(f"branch_width must be more than 0 and at most 4, got {self.branch_width}")
@@ -97,7 +102,8 @@ class PrivDFS:
         masks = ShareMasks(config.num_servers, shape, config.density, keyed=config.keyed)
         tails: list[nn.Module] = [
             nn.Sequential(
-                Scatter(masks, k), build_branch(config.backbone, split, config.branch_width, config.num_classes)
+                Scatter(masks, k),
+                build_branch(config.backbone, split, config.branch_width, config.num_classes, config.widen),
             )
             for k in range(config.num_servers)
         ]
@@ -110,7 +116,8 @@ class PrivDFS:
         """The residual blocks after features ``(C, H, W)``; before the last, H and W are halved where there is room."""
         config = self.config
         count = (0 if config.backbone in TOKENS else 3) if config.blocks is None else config.blocks
-        blocks: list[nn.Module] = [BasicBlock(shape[0], shape[0], 1) for _ in range(count)]
+        widths = [shape[0]] * (count - 1) + [config.widen * shape[0]] * (count > 0)
+        blocks: list[nn.Module] = [BasicBlock(shape[0], width, 1) for width in widths]
         if count and config.image_size >= 32:  # the backbones halve four times
             blocks.insert(-1, nn.MaxPool2d(2))
         return blocks

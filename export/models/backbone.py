@@ -60,15 +60,15 @@ def build_backbone(name: str, num_classes: int) -> Backbone:
     return backbone
 
 
-def build_branch(name: str, split: int, width: float, num_classes: int) -> nn.Module:
+def build_branch(name: str, split: int, width: float, num_classes: int, widened: int = 1) -> nn.Module:
     """An untrained copy of what follows a backbone's first ``split`` blocks, each layer ``width`` times as wide.
 
-    Takes the features after those blocks, gives logits ``(N, num_classes)``.
+    Takes the features after those blocks, with ``widened`` times their channels, gives logits ``(N, num_classes)``.
 
     Raises:
         ConfigError: no such backbone.
     """
-    branch: nn.Module = _module(name).branch(split, width, num_classes)
+    branch: nn.Module = _module(name).branch(split, width, num_classes, widened)
     return branch
 
 

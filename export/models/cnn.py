@@ -21,9 +21,9 @@ def build(num_classes: int) -> Backbone:
     return Backbone(blocks, Classifier(WIDTHS[-1], num_classes), default_split=2)
 
 
-def branch(split: int, width: float, num_classes: int) -> nn.Module:
+def branch(split: int, width: float, num_classes: int, widened: int = 1) -> nn.Module:
     """What follows the first ``split`` blocks, narrowed."""
-    widths = [WIDTHS[split - 1], *(round(wide * width) for wide in WIDTHS[split:])]
+    widths = [widened * WIDTHS[split - 1], *(round(wide * width) for wide in WIDTHS[split:])]
     blocks = (_block(split + i, a, b) for i, (a, b) in enumerate(pairwise(widths)))
     return nn.Sequential(*blocks, Classifier(widths[-1], num_classes))
 

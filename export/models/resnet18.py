@@ -43,9 +43,9 @@ def build(num_classes: int) -> Backbone:
     return Backbone((stem, *stages), Classifier(WIDTHS[-1], num_classes), default_split=3)
 
 
-def branch(split: int, width: float, num_classes: int) -> nn.Module:
+def branch(split: int, width: float, num_classes: int, widened: int = 1) -> nn.Module:
     """What follows the stem and the first ``split - 1`` stages, narrowed."""
-    widths = [WIDTHS[max(split - 2, 0)], *(round(wide * width) for wide in WIDTHS[split - 1 :])]
+    widths = [widened * WIDTHS[max(split - 2, 0)], *(round(wide * width) for wide in WIDTHS[split - 1 :])]
     strides = [1 if split + i == 1 else 2 for i in range(len(widths) - 1)]
     stages = (stage(a, b, stride) for a, b, stride in zip(widths, widths[1:], strides, strict=False))
     return nn.Sequential(*stages, Classifier(widths[-1], num_classes))

@@ -29,9 +29,9 @@ def build(num_classes: int) -> Backbone:
     return Backbone(blocks, Classifier(STAGES[-1][-1], num_classes), default_split=2)
 
 
-def branch(split: int, width: float, num_classes: int) -> nn.Module:
+def branch(split: int, width: float, num_classes: int, widened: int = 1) -> nn.Module:
     """What follows the first ``split`` stages, narrowed."""
-    channels, last, stages = STAGES[split - 1][-1], len(STAGES) - 1, []
+    channels, last, stages = widened * STAGES[split - 1][-1], len(STAGES) - 1, []
     for i in range(split, len(STAGES)):
         widths = tuple(round(wide * width) for wide in STAGES[i])
         stages.append(stage(channels, widths, pool=i < last))

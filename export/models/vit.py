@@ -80,9 +80,9 @@ def build(num_classes: int) -> Backbone:
     return Backbone(blocks, TokenClassifier(WIDTH, num_classes), default_split=3)
 
 
-def branch(split: int, width: float, num_classes: int) -> nn.Module:
+def branch(split: int, width: float, num_classes: int, widened: int = 1) -> nn.Module:
     """What follows the first ``split`` blocks, narrowed by ``width`` to a whole number of heads."""
     heads = max(round(HEADS * width), 1)
     narrow = heads * (WIDTH // HEADS)
     blocks = (Block(narrow, heads) for _ in range(DEPTH + 1 - split))
-    return nn.Sequential(nn.Linear(WIDTH, narrow), *blocks, TokenClassifier(narrow, num_classes))
+    return nn.Sequential(nn.Linear(widened * WIDTH, narrow), *blocks, TokenClassifier(narrow, num_classes))

@@ -70,3 +70,9 @@ def test_a_jetsons_checks(tmp_path, monkeypatch):
     assert checks["JetPack"].found == "6 (L4T 36.4.3), with TensorRT 8.6 to 10.3 for Python 3.10"
     assert checks["power mode"].state == "warn"  # no nvpmodel here
     assert checks["GPU clock"].state == "warn"
+    for odd in (b"", b"\xff\n"):
+        release.write_bytes(odd)
+        assert {check.name: check for check in examine()}["JetPack"].state == "warn"
+    release.unlink()
+    release.mkdir()  # as Docker makes one of a file that is not there
+    assert {check.name: check for check in examine()}["JetPack"].found == "not known"

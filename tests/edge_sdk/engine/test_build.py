@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from edge_sdk.bundle import open_party, parties
 from edge_sdk.engine.build import EngineOptions, build_engine
-from edge_sdk.errors import BackendError, ConfigError
+from edge_sdk.errors import BackendError, ConfigError, DeviceError
 
 MODERN = ("sm_80", "sm_86", "sm_89", "sm_120")
 
@@ -85,6 +85,20 @@ def test_what_fails_in_the_build_itself_says_why(rtx, bundle):
     opened = open_party(bundle / "server0")
     with pytest.raises(BackendError, match=r"node_linear.*FP32 GEMM is not supported"):
         build_engine(opened.onnx(opened.manifest.parts[0]), EngineOptions(targets=("sm_75",)), rtx)
+
+
+def test_a_build_short_of_memory_says_what_to_do(rtx, bundle):
+    opened = open_party(bundle / "edge")
+    options = EngineOptions(targets=("sm_89",), max_batch=64, workspace_bytes=1 << 10)
+    with pytest.raises(DeviceError, match=r"workspace limit.*; close the desktop"):
+        build_engine(opened.onnx(opened.manifest.parts[0]), options, rtx)
+
+
+def test_a_library_that_would_read_the_graph_wrongly_is_refused(rtx):
+    flags = type("NetworkDefinitionCreationFlag", (), {"EXPLICIT_BATCH": 0})
+    old = rtx._replace(module=type("tensorrt", (), {"NetworkDefinitionCreationFlag": flags}), version="8.6.2")
+    with pytest.raises(BackendError, match=r"8\.6\.2 reads ONNX up to opset 17.*TensorRT 10\.0 is the oldest"):
+        build_engine(b"", EngineOptions(), old)
 
 
 def test_a_later_build_does_not_repeat_an_earlier_ones_errors(rtx):

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from edge_sdk.bundle import open_party
@@ -38,6 +39,13 @@ def test_an_engine_is_built_once(rtx, bundle, tmp_path):
     assert second.record == first.record
     assert first.path.name.startswith("encoder-")
     assert len(list((tmp_path / "engines").iterdir())) == 2  # nothing half-written stays
+    more = msgspec.structs.replace(options, workspace_bytes=1 << 30)
+    found = [
+        cached_engine("encoder", onnx, each, "tensorrt_rtx", rtx.version, None, tmp_path / "engines").found
+        for each in (more, more, options)
+    ]
+    assert found == [False, True, True]  # who asks for more memory gets what is built with it
+    second = engine()
     for damaged, content in ((first.path, first.content[:-1]), (first.path.with_suffix(".json"), b"{")):
         damaged.write_bytes(content)
         again = engine()

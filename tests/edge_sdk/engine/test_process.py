@@ -50,12 +50,20 @@ def test_too_little_memory_is_said_before_the_build(encoder, monkeypatch):
         process.build_apart(encoder, ONE, "tensorrt_rtx")
 
 
-def test_a_jetsons_workspace_is_half_of_what_is_free(encoder, monkeypatch):
+def test_where_memory_is_shared_the_workspace_is_half_of_what_is_free(encoder, monkeypatch):
     monkeypatch.setattr(process, "available_memory", lambda: 4 << 30)
-    monkeypatch.setattr(process, "is_jetson", lambda: True)
-    assert process._within_memory(encoder, ONE).workspace_bytes == 2 << 30
+    assert process._within_memory(encoder, ONE, True).workspace_bytes == 2 << 30
+    assert process._within_memory(encoder, ONE, False) == ONE
     asked = EngineOptions(workspace_bytes=1 << 20)
-    assert process._within_memory(encoder, asked) == asked
+    assert process._within_memory(encoder, asked, True) == asked
+
+
+@pytest.mark.parametrize(("limit", "left"), [("1000\n", [300]), ("600\n", [0]), ("max\n", []), (None, [])])
+def test_a_containers_limit_counts(tmp_path, limit, left):
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text("700\n")
+    assert process._left_in_container(tmp_path) == left
 
 
 @pytest.mark.parametrize(

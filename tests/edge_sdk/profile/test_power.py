@@ -39,6 +39,13 @@ def test_rails_of_jetpack_4_are_read_as_they_are(tmp_path):
     assert [(rail.name, rail.read_mw()) for rail in find_rails(tmp_path)] == [("POM_5V_GPU", 40), ("POM_5V_IN", 1022)]
 
 
+def test_thors_module_has_a_monitor_of_its_own_beside_the_rails(orin):
+    folder = orin / "sys/bus/i2c/drivers/ina238/2-0044/hwmon/hwmon5"
+    folder.mkdir(parents=True)
+    (folder / "power1_input").write_text("31250000\n")
+    assert {rail.name: rail.read_mw() for rail in find_rails(orin)}["VIN"] == 31250
+
+
 def test_a_machine_without_monitors_says_so(tmp_path):
     assert find_rails(tmp_path) == []
     with power_source(tmp_path, ("no-such-tegrastats",)) as source:

@@ -33,6 +33,7 @@ def test_measuring_may_stop_where_the_median_is_known_to_two_percent():
     assert LatencyStats.of([1.0] * 50, 0).steady
     wide = LatencyStats.of([1.0, 1.1] * 50, 0)
     assert not wide.steady
+    assert not LatencyStats.of([1.0] * 9 + [1.039] * 12, 0).steady  # all of the interval on one side
     assert wide.variation == pytest.approx(wide.std_ms / 1.05)
 
 
