@@ -258,7 +258,8 @@ class Fusion(nn.Module):
     def forward(self, outputs: list[Tensor], received: Tensor) -> Tensor:
         stacked = torch.stack(outputs, 1) * received[:, :, None]
         scale = received.shape[1] / received.sum(1, keepdim=True).clamp_min(1)
-        return (stacked.flatten(1) @ self.weight.flatten(0, 1)) * scale + self.bias
+        # Not as a matrix product, which TensorRT for RTX refuses in float32 on sm_75.
+        return (stacked.unsqueeze(3) * self.weight).sum((1, 2)) * scale + self.bias
 
 
 class Decoder(nn.Module):

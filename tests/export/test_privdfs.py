@@ -234,7 +234,7 @@ def test_a_key_for_a_model_without_one_is_refused(make_checkpoint, tmp_path):
 
 
 def test_a_keyed_model_without_a_key_is_refused(keyed_checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match="give one by --key-file"):
+    with pytest.raises(ConfigError, match="give a user's by --key-file"):
         export_bundle(keyed_checkpoint, tmp_path / "b", images=parity_images(None, 32))
     assert not (tmp_path / "b").exists()
 

@@ -2,9 +2,11 @@
 
 import json
 import re
+from contextlib import ExitStack
 
 import pytest
 
+from edge_sdk.bundle import parties
 from edge_sdk.errors import ConfigError
 from edge_sdk.profile.end_to_end import measure
 from export.checkpoint import load_checkpoint
@@ -20,7 +22,7 @@ MODELS = sorted(path.parent.name for path in ZOO.glob("*/model.safetensors"))
 
 
 def test_the_undefended_and_the_defended_cnn_are_shipped():
-    assert {"none-cnn", "siftfunnel-cnn"} <= set(MODELS)
+    assert {"none-cnn", "privdfs-cnn", "siftfunnel-cnn"} <= set(MODELS)
     assert sum(path.stat().st_size for path in ZOO.rglob("*")) < 25e6
 
 
@@ -85,9 +87,14 @@ def exported(request, cifar_sample, tmp_path_factory):
 def test_the_served_bundle_reaches_the_recorded_accuracy(exported, cifar_sample, precision):
     """Some 300 test images end to end: within four standard errors of the accuracy over all of them."""
     name, out = exported
-    with serving(out / "server0", "--precision", precision) as (url, _):
-        options = ("--server", url, "--data", cifar_sample / "test", "--precision", precision, "--json")
-        done = edgesdk("measure", out / "edge", *options)
+    with ExitStack() as stack:
+        servers = [
+            option
+            for folder in parties(out)[1:]
+            for option in ("--server", stack.enter_context(serving(folder, "--precision", precision))[0])
+        ]
+        options = ("--data", cifar_sample / "test", "--precision", precision, "--json")
+        done = edgesdk("measure", out / "edge", *servers, *options)
     report = json.loads(done.stdout)
     recorded = load_checkpoint(ZOO / name / "model.safetensors").accuracy["test"]
     count = report["num_labelled"]
@@ -102,13 +109,14 @@ def test_every_shipped_part_builds_as_an_engine(exported, party, precision, targ
     options = [option for target in targets for option in ("--target", target)]
     done = edgesdk("build", exported[1] / party, "--precision", precision, *options, "--out", tmp_path, "--json", "-")
     assert done.returncode == 0, done.stderr
-    for engine in json.loads(done.stdout).values():
-        assert engine["record"]["options"]["targets"] == list(targets)
-        assert any(layer["kind"] == "CONVOLUTION" for layer in engine["record"]["layers"])
+    records = [engine["record"] for engine in json.loads(done.stdout).values()]
+    assert all(record["options"]["targets"] == list(targets) for record in records)
+    assert any(layer["kind"] == "CONVOLUTION" for record in records for layer in record["layers"])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")
 @pytest.mark.parametrize("name", MODELS)
 def test_all_test_images_end_to_end_equal_torch_to_a_tenth_of_a_point(name, cifar_archive, test_images, tmp_path):
     import torch
@@ -120,8 +128,9 @@ def test_all_test_images_end_to_end_equal_torch_to_a_tenth_of_a_point(name, cifa
     assert in_torch == pytest.approx(checkpoint.accuracy["test"], abs=5e-4)
     out = tmp_path / "b"
     assert edgesdk("export", "--defense", checkpoint.defense, "--out", out).returncode == 0
-    with serving(out / "server0") as (url, _):
-        report = measure(out / "edge", [url], test_images)
+    with ExitStack() as stack:
+        urls = [stack.enter_context(serving(folder))[0] for folder in parties(out)[1:]]
+        report = measure(out / "edge", urls, test_images)
     assert report.num_labelled == len(splits.test) == 8000
     assert abs(report.accuracy - in_torch) <= 1e-3
 
