@@ -48,7 +48,7 @@ class DirectProtocol(GuardedProtocol):
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        self._receiving = exchange = self._begun()
+        self._receiving = exchange = None if self.transport.is_closing() else self._begun()
         if exchange is None:
             super().on_headers_complete()
         else:

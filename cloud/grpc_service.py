@@ -35,8 +35,11 @@ __all__ = ["GrpcServer"]
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "/grpc.health.v1.Health/"
-DRAIN_LOOKS = 0.1
-"""Seconds between looks at whether calls are under way."""
+HEALTH_METHODS = ("ServerLive", "ServerReady")
+"""Of the protocol itself: as over HTTP, no rate limits them."""
+
+NOTICE_SECONDS = 0.1
+"""For who watches the health to be told that the server stops."""
 
 
 _log = logging.getLogger("edgesdk.requests")
@@ -77,9 +80,8 @@ class GrpcServer:
                          ("grpc.so_reuseport", 0)]  # fmt: skip
         self._interceptors = [_Tokens(tokens)] if tokens else []
         self._guard, self._clients, self._observer = guard, clients or Clients(), Observer()
-        self._under_way = self._begun = 0
         self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
 
     async def start(self) -> None:
         """Listen.
@@ -102,7 +104,9 @@ class GrpcServer:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._answering(method), request_deserializer=kind.FromString, response_serializer=_serialized
+                self._answering(method, guarded=name not in HEALTH_METHODS),
+                request_deserializer=kind.FromString,
+                response_serializer=_serialized,
             )
             for name, (method, kind) in methods.items()
         }
@@ -126,24 +130,18 @@ class GrpcServer:
         """Refuse new calls, and finish those under way, 30 s at most."""
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
-            stopping = asyncio.ensure_future(self._server.stop(DRAIN_SECONDS))
-            begun = -1
-            while (self._under_way or self._begun > begun) and not stopping.done():
-                begun = self._begun
-                await asyncio.wait([stopping], timeout=DRAIN_LOOKS)
-            await self._server.stop(0)  # ends what has no end of its own: who watches the health
-            await stopping
+            await asyncio.sleep(NOTICE_SECONDS)
+            self._health.end_watching()  # which has no end of its own
+            await self._server.stop(DRAIN_SECONDS)
 
-    def _answering(self, method: Method) -> Method:
+    def _answering(self, method: Method, *, guarded: bool) -> Method:
         """The method for those that are let in, its errors as gRPC's."""
+        guard = self._guard if guarded else None
 
         async def answered(request: Any, context: Context) -> Message:
-            guard = self._guard
             refused = None if guard is None else guard.enter_known(_address(context.peer()))
             if refused is not None:
                 await context.abort(_REFUSALS[refused.status], refused.message)
-            self._under_way += 1
-            self._begun += 1
             try:
                 return await method(request, context)
             except _Failed as error:
@@ -151,7 +149,6 @@ class GrpcServer:
             except Exception as error:
                 failed = failure(error, getattr(request, "model_name", "") or getattr(request, "name", ""))
             finally:
-                self._under_way -= 1
                 if guard is not None:
                     guard.leave()
             await context.abort(getattr(grpc.StatusCode, failed.code), failed.message[:MAX_MESSAGE])
@@ -244,6 +241,32 @@ def _serialized(message: Message) -> bytes:
 def _address(peer: str) -> str:
     """Of a client, as HTTP has it: gRPC writes ``ipv4:1.2.3.4:5`` and ``ipv6:%5B::1%5D:5``."""
     return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """gRPC's health checks, whose watchers can be sent away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watching: set[asyncio.Task[None]] = set()
+
+    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
+        task = asyncio.current_task()
+        assert task is not None
+        self._watching.add(task)
+        try:
+            await super().Watch(request, context)
+        except asyncio.CancelledError:
+            if task in self._watching:  # of the client's own doing
+                raise
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
+        finally:
+            self._watching.discard(task)
+
+    def end_watching(self) -> None:
+        """End their calls, with a status: a call without one is waited for."""
+        while self._watching:
+            self._watching.pop().cancel()
 
 
 class _Failed(Exception):

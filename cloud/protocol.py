@@ -56,13 +56,21 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             super().on_header(name, value)
 
+    # The parser goes on with what it was given after a refusal; nothing of that is answered any more.
+
+    def on_headers_complete(self) -> None:
+        if not self.transport.is_closing():
+            super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
         self._body_came()
-        super().on_body(body)
+        if not self.transport.is_closing():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._message_ended()
-        super().on_message_complete()
+        if not self.transport.is_closing():
+            super().on_message_complete()
 
     def _body_came(self) -> None:
         self._moved, self._bytes_without_body = True, 0

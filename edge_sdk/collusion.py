@@ -125,9 +125,9 @@ def _canonical(text: str) -> str:
 
 def _is_own(address: str, version: int) -> bool:
     """Whether this machine has the address: to reach it, the kernel would take it as the sender's too."""
-    with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.connect((address, 9))  # of UDP: nothing is sent
-        except OSError:  # no way there
-            return False
-        return bool(probe.getsockname()[0] == address)
+            return bool(probe.getsockname()[0] == address)
+    except OSError:  # no way there, or no such family here
+        return False

@@ -75,15 +75,18 @@ class Transport(HTTPAdapter):
         if not self.may_connect:
             raise ConnectionEnded(f"{connection.host}:{connection.port} ended the connection")
         try:
-            found = socket.getaddrinfo(connection.host.strip("[]"), connection.port, type=socket.SOCK_STREAM)
+            # As it was given: without its last dot, a name is looked for in the search domains too.
+            name = connection._dns_host.strip("[]")
+            found = socket.getaddrinfo(name, connection.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise NameResolutionError(connection.host, connection, error) from error
         problem: OSError = OSError("the name has no address")
         for family, kind, protocol, _, address in found:
             if self._before_connect is not None:
                 self._before_connect(str(address[0]), int(address[1]))
-            sock = socket.socket(family, kind, protocol)
+            sock = None
             try:
+                sock = socket.socket(family, kind, protocol)
                 for option in connection.socket_options or ():
                     sock.setsockopt(*option)
                 self._deadline.limit(sock)
@@ -91,7 +94,8 @@ class Transport(HTTPAdapter):
                 self._deadline.limit(sock)  # for TLS
             except OSError as error:
                 problem = error
-                sock.close()
+                if sock is not None:
+                    sock.close()
             else:
                 return sock
         if isinstance(problem, TimeoutError):

@@ -107,12 +107,17 @@ def available_memory() -> int | None:
 
 
 def _left_in_container(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Of its memory limit, by control groups version 2: within a container its own are at the root."""
+    """Of its memory limit, by control groups version 2: within a container its own are at the root.
+
+    What files take of it is given back when it is needed.
+    """
     try:
         limit, used = (int((root / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # none, or "max"
+        counts = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        files = sum(int(counts[f"{kind}_file"]) for kind in ("active", "inactive"))
+    except (OSError, ValueError, KeyError):  # none, or "max"
         return []
-    return [max(limit - used, 0)]
+    return [max(limit - max(used - files, 0), 0)]
 
 
 def _died(status: int, text: str) -> EdgeSDKError:

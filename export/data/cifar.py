@@ -78,7 +78,7 @@ def read_files(files: dict[str, bytes], where: str) -> dict[str, Arrays]:
         return {part: _python([files[part]], names, b"fine_labels") for part in ("train", "test")}
     except KeyError as error:
         raise DataError(f"{where}: incomplete CIFAR archive, {error} is missing") from error
-    except (ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
         raise DataError(f"{where}: malformed CIFAR archive ({error})") from error
 
 
@@ -225,6 +225,6 @@ def _numbers(found: Any) -> NDArray[Any]:
     _, shape, dtype, fortran, content = found.state
     name = dtype.arguments[0]
     name = name.decode() if isinstance(name, bytes) else name
-    if not re.fullmatch("[iu][1248]", name) or not isinstance(content, bytes) or dtype.state[1] == ">":
+    if not re.fullmatch("[iu][1248]", name) or not isinstance(content, bytes) or dtype.state[1] in (">", b">"):
         raise ValueError(f"an array of {name!r}, not of integers")
     return np.frombuffer(content, name).reshape([int(size) for size in shape], order="F" if fortran else "C")

@@ -87,8 +87,6 @@ def load_splits(data: str, image_size: int, seed: int = 0) -> Splits:
         DataError: no such data, or not in one of these forms.
     """
     name, train, test, class_names = _read(data, image_size)
-    if test is not None:
-        train = _without(train, set(test.keys), data)
     order = sorted(range(len(train.keys)), key=lambda i: hashlib.sha256(f"{seed}:{train.keys[i]}".encode()).digest())
     if test is None:
         cut = _boundary(train.keys, order, round(len(order) * TEST_SHARE))
@@ -162,8 +160,8 @@ def _read(data: str, image_size: int) -> tuple[str, _Source, _Source | None, tup
     name = data if data in cifar.ARCHIVES else Path(data).resolve().name.partition(".")[0]
     if files is not None:
         arrays = cifar.read_files(files, data)
-        sources = {part: _from_arrays(each, image_size) for part, each in arrays.items()}
-        return name, sources["train"], sources["test"], arrays["train"].class_names
+        train, test = (_from_arrays(arrays[part], image_size) for part in ("train", "test"))
+        return name, _without(train, set(test.keys), data), test, arrays["train"].class_names
     return (name, *_from_folder(path, image_size))
 
 
@@ -239,17 +237,23 @@ def _from_folder(path: Path, image_size: int) -> tuple[_Source, _Source | None, 
     test = None
     if train_folder is not path and test_folder.is_dir():
         test = _from_class_folders(test_folder, class_names, image_size)
+    if train_folder is path:
+        for name in class_names:
+            _check_depth(path / name)
     train = _from_class_folders(train_folder, class_names, image_size)
+    if test is not None:
+        train = _without(train, set(test.keys), str(path))
     empty = [name for i, name in enumerate(class_names) if not (train.labels == i).any()]
     if empty:
-        raise DataError(f"{train_folder}: no image of {', '.join(empty)}; remove such folders, or fill them")
+        raise DataError(f"{path}: no training image of {', '.join(empty)}; remove such folders, or fill them")
     return train, test, class_names
 
 
-def _check_depth(folder: Path, images: list[Path]) -> None:
+def _check_depth(folder: Path) -> None:
     """A data set's own parts, train and test under whatever names, must not be taken for classes."""
-    below = {path.relative_to(folder).parts[0] for path in images if path.parent != folder}
-    if len(below) > 1 and not any(path.parent == folder for path in images):
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    below = [path for path in inside if path.is_dir()]
+    if len(below) > 1 and len(below) == len(inside):
         raise DataError(
             f"{folder}: no image of its own, only in {len(below)} folders; if those are the classes, expected are "
             "train/CLASS/* and test/CLASS/*"
@@ -261,8 +265,6 @@ def _from_class_folders(folder: Path, class_names: tuple[str, ...], image_size: 
     unknown = {image.label for image in found} - set(class_names)
     if unknown:
         raise DataError(f"{folder}: images outside the training classes, in {sorted(map(str, unknown))}")
-    for name in class_names:
-        _check_depth(folder / name, [image.path for image in found if image.label == name])
     pixels = np.empty((len(found), image_size, image_size, 3), np.uint8)
     keys = []
     for i, image in enumerate(track(found, len(found), f"reading {folder.parent.name}/{folder.name}")):

@@ -318,7 +318,7 @@ def test_a_class_without_images_is_named_and_links_are_followed(image_folder, tm
     (copy / "train" / ".cache" / "thumb.png").write_bytes(b"x")
     assert load_splits(str(copy), 32).record()["parts"] == load_splits(str(image_folder), 32).record()["parts"]
     (copy / "train" / "nothing").mkdir()
-    with pytest.raises(DataError, match="no image of nothing; remove such folders"):
+    with pytest.raises(DataError, match="no training image of nothing; remove such folders"):
         load_splits(str(copy), 32)
 
 

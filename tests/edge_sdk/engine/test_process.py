@@ -58,11 +58,12 @@ def test_where_memory_is_shared_the_workspace_is_half_of_what_is_free(encoder, m
     assert process._within_memory(encoder, asked, True) == asked
 
 
-@pytest.mark.parametrize(("limit", "left"), [("1000\n", [300]), ("600\n", [0]), ("max\n", []), (None, [])])
+@pytest.mark.parametrize(("limit", "left"), [("1000\n", [350]), ("600\n", [0]), ("max\n", []), (None, [])])
 def test_a_containers_limit_counts(tmp_path, limit, left):
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
         (tmp_path / "memory.current").write_text("700\n")
+        (tmp_path / "memory.stat").write_text("anon 650\nactive_file 20\ninactive_file 30\n")
     assert process._left_in_container(tmp_path) == left
 
 

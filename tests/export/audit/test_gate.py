@@ -80,6 +80,12 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
     ("views", "changes", "limits", "words"),
     [
         ([_view("server0", 14.0, 17.5)], {}, {"max_psnr_db": 17}, "inversion rebuilds images from server0 at 17.50 dB"),
+        (  # whatever is the best on the images that all met
+            [_view("server0", 14.0, 15.0, 17.5)],
+            {},
+            {"max_psnr_db": 17},
+            "likelihood rebuilds images from server0",
+        ),
         ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": 1}, "FSInfo of 1.500 nats a dimension, more than 1"),
         ([_view("server0", fsinfo=1.5)], {}, {"max_psnr_db": 17}, "server0 was not attacked by blind, inversion"),
         ([_view("server0", 14.0, num_images=15)], {}, {"max_psnr_db": 17}, "15 images were attacked; 16 are the least"),
