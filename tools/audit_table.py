@@ -58,7 +58,7 @@ def row(report: AuditReport, view: ViewResult, name: str) -> list[str]:
     cells.append(f"{report.wire_bytes * share:,.0f}")
     for metric in METRICS:
         found = view.metric(metric)
-        cells.append("" if found is None else f"{found.value:.3g}")
+        cells.append("" if found is None else f"{found.value:,.0f}" if found.value >= 100 else f"{found.value:.3g}")
     attacks = {attack.name: attack for attack in view.attacks}
     best = view.best_attack.name
     for attack in ATTACKS:
