@@ -323,5 +323,4 @@ def _is_dead(waiting: _Waiting, now: float) -> bool:
 
 def _sizes(rows: int, most: int) -> list[int]:
     """Rows of the runs that a batch was run in."""
-    whole, rest = divmod(rows, most)
-    return [rows] if rows <= most else [most] * whole + [rest] * bool(rest)
+    return [min(most, rows - start) for start in range(0, rows, most)]

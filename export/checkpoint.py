@@ -62,6 +62,12 @@ class Checkpoint:
             digest.update(content.numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``config`` as JSON gives it back, for records that are written and compared."""
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self.config)))
+        return settings
+
     def require(self, defense: str, backbone: str) -> None:
         """Refuse a checkpoint of another model than the one asked for.
 

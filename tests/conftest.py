@@ -187,6 +187,20 @@ def _export(tmp_path_factory: pytest.TempPathFactory, checkpoint: object, *preci
     return out
 
 
+def read_request(connection: socket.socket) -> bytes:
+    """One whole HTTP request; empty where the client has closed."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (more := connection.recv(65536)):
+            return b""
+        data += more
+    head, end, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", head)
+    while length and len(body) < int(length.group(1)):
+        body += connection.recv(65536)
+    return head + end + body
+
+
 @contextmanager
 def answering_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """The address of an HTTP server in threads of this process."""

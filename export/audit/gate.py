@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +52,7 @@ def audit_summary(
     reason = None
     if report.weights_sha256 != checkpoint.weights_sha256:
         reason = "is of other weights; audit this model"
-    elif (report.defense, report.config) != (checkpoint.defense, json.loads(json.dumps(asdict(checkpoint.config)))):
+    elif (report.defense, report.config) != (checkpoint.defense, checkpoint.settings):
         reason = f"is of {report.defense} with other settings; audit this model"
     elif report.wire_dtype not in ("float32", wire_dtype):
         reason = f"is of {report.wire_dtype} features, not {wire_dtype}; audit those, or float32"

@@ -133,8 +133,8 @@ def run_audit(
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     report = _header(target, config)
-    _claim(work, report, config)
     means = budget(config.budget, config.seed)
+    _claim(work, report, config, means)
     images = AuditImages.of(splits)
     views = [
         _audit_view(target, adversary, images, means, config, work / adversary.name, progress)
@@ -163,7 +163,7 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
     return AuditReport(
         weights_sha256=checkpoint.weights_sha256,
         defense=checkpoint.defense,
-        config=json.loads(json.dumps(asdict(checkpoint.config))),
+        config=checkpoint.settings,
         image_size=checkpoint.image_size,
         accuracy=checkpoint.accuracy,
         edge_flops=target.edge_cost.flops,
@@ -177,9 +177,8 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
     )
 
 
-def _claim(work: Path, report: AuditReport, config: AuditConfig) -> None:
+def _claim(work: Path, report: AuditReport, config: AuditConfig, means: Budget) -> None:
     """Note whose audit this folder holds; another's would be mixed with it."""
-    means = budget(config.budget, config.seed)
     identity = {
         "edgesdk": edge_sdk.__version__,
         "weights_sha256": report.weights_sha256,

@@ -1,7 +1,6 @@
 """The client against real sockets that answer what a broken or busy server would."""
 
 import json
-import re
 import socket
 import threading
 import time
@@ -12,6 +11,8 @@ import pytest
 
 from edge_sdk.client import Client
 from edge_sdk.errors import RemoteError, RemoteRejected, RemoteTimeout
+
+from ..conftest import read_request
 
 X = {"x": np.ones((1, 2), np.float32)}
 
@@ -33,20 +34,6 @@ def _good(request_id: str) -> bytes:
     return _http("200 OK", header + np.float32(7).tobytes(), f"Inference-Header-Content-Length: {len(header)}")
 
 
-def _read_request(connection) -> bytes:
-    """One whole request; empty where the client has closed."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        if not (more := connection.recv(65536)):
-            return b""
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = re.search(rb"Content-Length: (\d+)", head)
-    while length and len(body) < int(length.group(1)):
-        body += connection.recv(65536)
-    return head + body
-
-
 @contextmanager
 def answering(*answers):
     """A server that gives these answers in turn, one a request.
@@ -64,7 +51,7 @@ def answering(*answers):
             except OSError:
                 return
             with connection:
-                while left and (request := _read_request(connection)):
+                while left and (request := read_request(connection)):
                     seen.append(request)
                     answer = left.pop(0)
                     if isinstance(answer, float):
@@ -233,7 +220,7 @@ def test_an_answer_that_drips_ends_with_the_timeout(where):
     def drip():
         connection, _ = listener.accept()
         with connection:
-            _read_request(connection)
+            read_request(connection)
             for piece in pieces:
                 try:
                     connection.sendall(piece)

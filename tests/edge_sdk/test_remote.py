@@ -16,6 +16,8 @@ from edge_sdk.errors import RemoteError, RemoteTimeout
 from edge_sdk.remote import LONGEST_REST_S, RemotePart
 from edge_sdk.tensors import TensorSpec
 
+from ..conftest import read_request
+
 PART = Part(
     "tail0", "server0", (TensorSpec("share_0", "FP32", (None, 4)),), (TensorSpec("logits_0", "FP32", (None, 10)),)
 )
@@ -35,7 +37,7 @@ def serving_by(*connections):
             except OSError:
                 return
             with connection:
-                while request := _read(connection):
+                while request := read_request(connection):
                     method = request.split(b" ", 1)[0].decode()
                     seen.append((number, method))
                     reply = answer(method, request)
@@ -53,19 +55,6 @@ def serving_by(*connections):
         listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
         listener.close()
         thread.join(5)
-
-
-def _read(connection):
-    data = b""
-    while b"\r\n\r\n" not in data:
-        if not (more := connection.recv(65536)):
-            return b""
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = re.search(rb"Content-Length: (\d+)", head)
-    while length and len(body) < int(length.group(1)):
-        body += connection.recv(65536)
-    return head + b"\r\n\r\n" + body
 
 
 def _reply(body, *headers):
