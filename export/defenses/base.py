@@ -99,6 +99,14 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+def input_layer(config: ModelConfig, standardize: bool) -> nn.Module:
+    """``Normalize`` by the data's statistics, or each image to mean 0 and deviation 1 over all its channels [ours].
+
+    With the latter an image's own brightness and contrast never leave the device.
+    """
+    return nn.GroupNorm(1, 3, eps=1e-4, affine=False) if standardize else Normalize(config.mean, config.std)
+
+
 class Unpacking(nn.Module):
     """The first layer of a tail, where it only puts what was received to its places: to whoever has the tail, both are
     the same."""

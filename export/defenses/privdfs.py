@@ -20,7 +20,7 @@ from edge_sdk.errors import ConfigError
 
 from ..models import build_backbone, build_branch
 from ..models.resnet18 import BasicBlock
-from .base import Batch, CrossEntropyConfig, Normalize, Objective, SplitModel, Unpacking
+from .base import Batch, CrossEntropyConfig, Objective, SplitModel, Unpacking, input_layer
 
 TOKENS = ("vit",)
 """Backbones whose features are tokens, not maps."""
@@ -95,8 +95,7 @@ class PrivDFS:
         split = backbone.default_split if config.split is None else config.split
         if not 1 <= split < len(backbone.blocks):
             raise ConfigError(f"split must be 1 to {len(backbone.blocks) - 1} for {config.backbone}, got {split}")
-        first = nn.GroupNorm(1, 3, eps=1e-4, affine=False) if config.standardize else Normalize(config.mean, config.std)
-        encoder = nn.Sequential(first, *backbone.blocks[:split])
+        encoder = nn.Sequential(input_layer(config, config.standardize), *backbone.blocks[:split])
         encoder.extend(self._deepened(_shape(encoder, config.image_size)))
         shape = _shape(encoder, config.image_size)
         masks = ShareMasks(config.num_servers, shape, config.density, keyed=config.keyed)

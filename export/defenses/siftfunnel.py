@@ -18,7 +18,8 @@ from edge_sdk.errors import ConfigError
 from ..models import build_backbone
 from ..models.attention import CBAM, SqueezeExcitation, TripletAttention
 from ..models.backbone import conv_bn_relu
-from .base import Batch, ModelConfig, Normalize, Objective, SplitModel
+from ..models.resnet18 import BasicBlock
+from .base import Batch, ModelConfig, Objective, SplitModel, input_layer
 from .losses import channel_correlation, distance_correlation, feature_l1, smoothed_kl
 
 
@@ -26,6 +27,7 @@ class _Design(NamedTuple):
     """The encoder of one backbone and what of the backbone stays in the cloud."""
 
     stem: list[nn.Module]
+    width: int  # channels after the stem
     funnel: list[nn.Module]
     channels: int  # that leave the device
     se_reduction: int
@@ -48,9 +50,13 @@ class SiftFunnel:
         ``funnel_pool=False`` leaves out the cnn funnel's own pooling, and the widening strides instead: at 32x32 the
         features are then 12x16x16, as the paper's are at its 64x64 [ours].
 
+        ``blocks`` residual blocks of the stem's width come before the funnel, after its pooling if it has any [ours]:
+        depth makes few features worth more to the tail and less to an attacker. ``standardize`` takes each image's own
+        brightness and contrast out first [ours].
+
         Raises:
-            ConfigError: a negative weight, smoothing outside [0, 1), or ``funnel_pool=False`` for a backbone whose
-                funnel has no pooling.
+            ConfigError: a negative weight, smoothing outside [0, 1), ``blocks`` outside 0 to 16, or
+                ``funnel_pool=False`` for a backbone whose funnel has no pooling.
         """
 
         alpha: float = 5.0  # KL(smooth(y) || softmax)
@@ -59,6 +65,8 @@ class SiftFunnel:
         lambda_l1: float = 0.03  # mean absolute feature
         smoothing: float = 0.25
         funnel_pool: bool = True
+        blocks: int = 0
+        standardize: bool = False
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -71,6 +79,8 @@ class SiftFunnel:
                     raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
             if not 0 <= self.smoothing < 1:
                 raise ConfigError(f"smoothing must be in [0, 1), got {self.smoothing}")
+            if not 0 <= self.blocks <= 16:
+                raise ConfigError(f"blocks must be 0 to 16, got {self.blocks}")
             if not self.funnel_pool and self.backbone != "cnn":
                 raise ConfigError(f"the funnel of {self.backbone} has no pooling to leave out; only that of cnn has")
 
@@ -79,13 +89,17 @@ class SiftFunnel:
         self.adversaries = nn.ModuleList()
 
     def build(self) -> SplitModel:
-        """Encoder: stem, funnel, attention. Tail: widening, then the backbone's remaining stages."""
+        """Encoder: stem, residual blocks, funnel, attention. Tail: widening, the backbone's remaining stages."""
         config = self.config
         design = _DESIGNS[config.backbone]()
         n, wide = design.channels, design.wide
         funnel = [layer for layer in design.funnel if config.funnel_pool or not isinstance(layer, nn.MaxPool2d)]
+        if config.blocks:
+            funnel.sort(key=lambda layer: not isinstance(layer, nn.MaxPool2d))  # blocks cost less after the pooling
+            after = int(isinstance(funnel[0], nn.MaxPool2d))
+            funnel[after:after] = [BasicBlock(design.width, design.width, 1) for _ in range(config.blocks)]
         edge = nn.Sequential(
-            Normalize(config.mean, config.std),
+            input_layer(config, config.standardize),
             *design.stem,
             *funnel,
             *_mix(n),
@@ -160,7 +174,7 @@ def _cnn() -> _Design:
         nn.MaxPool2d(2),
         nn.Conv2d(16, 12, 1),
     ]
-    return _Design(stem, funnel, 12, se_reduction=4, cbam_ratio=6, wide=128, rest=[], next_block=2)
+    return _Design(stem, 64, funnel, 12, se_reduction=4, cbam_ratio=6, wide=128, rest=[], next_block=2)
 
 
 def _resnet18() -> _Design:
@@ -174,7 +188,7 @@ def _resnet18() -> _Design:
         TripletAttention(),
     ]
     funnel = [nn.Conv2d(128, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 6, 1)]
-    return _Design(stem, funnel, 6, se_reduction=3, cbam_ratio=3, wide=128, rest=[], next_block=3)
+    return _Design(stem, 128, funnel, 6, se_reduction=3, cbam_ratio=3, wide=128, rest=[], next_block=3)
 
 
 def _vgg16() -> _Design:
@@ -198,7 +212,7 @@ def _vgg16() -> _Design:
     ]
     # The widening stands for the first two convolutions of stage 3; its third and its pooling follow [ours].
     rest = [*conv_bn_relu(256, 256), nn.MaxPool2d(2)]
-    return _Design(stem, funnel, 4, se_reduction=4, cbam_ratio=4, wide=256, rest=rest, next_block=3)
+    return _Design(stem, 128, funnel, 4, se_reduction=4, cbam_ratio=4, wide=256, rest=rest, next_block=3)
 
 
 _DESIGNS = {"cnn": _cnn, "resnet18": _resnet18, "vgg16": _vgg16}

@@ -5,6 +5,7 @@ from edge_sdk.errors import ConfigError
 from export.checkpoint import build_defense
 from export.defenses import DEFENSES, Batch, defense_class, model_config
 from export.models import BACKBONES, build_backbone, build_branch
+from export.models.resnet18 import BasicBlock
 from export.models.vit import sine_cosine
 from export.recipes import recipe_config
 
@@ -79,6 +80,29 @@ def test_without_the_funnels_pooling_the_features_are_twice_as_high_and_wide():
     (z,) = model.features(torch.rand(2, 3, 32, 32))
     assert z.shape == (2, 12, 16, 16)
     assert model.classify((z,)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("backbone", "at"), [("cnn", 8), ("resnet18", 16), ("vgg16", 8)])
+def test_blocks_come_after_the_funnels_pooling_and_leave_the_features_as_many(backbone, at):
+    model = build_defense("siftfunnel", model_config("siftfunnel", backbone=backbone, blocks=2)).eval()
+    sizes = []
+    for layer in model.edge:
+        if isinstance(layer, BasicBlock):
+            layer.register_forward_hook(lambda layer, inputs, out: sizes.append(out.shape[2:]))
+    (z,) = model.features(torch.rand(2, 3, 32, 32))
+    assert sizes == [(at, at)] * 2
+    assert z.shape[1:] == SHAPES["siftfunnel", backbone](32)
+
+
+@pytest.mark.parametrize("defense", ["siftfunnel", "privdfs"])
+def test_standardizing_makes_the_features_forget_an_images_brightness_and_contrast(defense):
+    torch.manual_seed(0)
+    model = build_defense(defense, model_config(defense, standardize=True)).eval()
+    x = torch.rand(4, 3, 32, 32)
+    before, after = model.features(x)[0], model.features(0.3 + 0.5 * x)[0]
+    torch.testing.assert_close(after, before, rtol=0.01, atol=1e-4)
+    plain = build_defense(defense, model_config(defense, standardize=False)).eval()
+    assert (plain.features(x)[0] - plain.features(0.3 + 0.5 * x)[0]).abs().max() > 0.01
 
 
 def test_features_are_not_negative():
@@ -189,6 +213,7 @@ def test_the_loss_reaches_every_parameter(defense):
         ("siftfunnel", {"beta": -1}, "beta must not be negative"),
         ("siftfunnel", {"smoothing": 1.0}, "smoothing must be in"),
         ("siftfunnel", {"funnel_pool": 1}, "funnel_pool"),
+        ("siftfunnel", {"blocks": 17}, "blocks must be 0 to 16, got 17"),
         ("siftfunnel", {"funnel_pool": False, "backbone": "vgg16"}, "no pooling to leave out"),
     ],
 )
