@@ -27,6 +27,7 @@ def audit(
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
     against: list[Path] = typer.Option([], help="audit.json of another model to compare with; may be repeated."),
     seed: int = typer.Option(0, min=0, max=2**31, help="Of everything drawn."),
+    device: str = typer.Option("auto", help="Where attackers compute: auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, max=1024, help="CPU threads of torch."),
     as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
 ) -> None:
@@ -45,6 +46,7 @@ def audit(
         from export.checkpoint import load_checkpoint
         from export.data import load_splits
         from export.defenses import DEFENSES
+        from export.train import choose_device
         from export.zoo import zoo_model
     from ..progress import stages
     from .tables import write_json
@@ -63,7 +65,7 @@ def audit(
     checkpoint = load_checkpoint(zoo_model(model, backbone) if model in DEFENSES else Path(model))
     others = [load_report(each) for each in against]
     splits = load_splits(data, checkpoint.image_size, checkpoint.data["seed"])
-    target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads)
+    target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads, device=choose_device(device))
     with stages() as progress:
         report = run_audit(target, splits, config, out, progress)
     page = write_html(report, target, splits, out, others)

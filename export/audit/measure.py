@@ -14,7 +14,7 @@ from .images import AuditImages, sample
 from .metrics.distance_correlation import distance_correlation
 from .metrics.effective_information import effective_information
 from .metrics.entropy import feature_entropy
-from .metrics.fsinfo import fsinfo, spectrum
+from .metrics.fsinfo import Prior, fsinfo, spectrum
 from .metrics.mutual_information import mine
 from .results import MetricResult
 from .target import ServerView
@@ -61,9 +61,10 @@ class Measurements:
             return tuple(z / sigma for z, sigma in zip(view.shares(x), noise, strict=True))
 
         chosen = sample(self._images.auxiliary, self._means.num_jacobians)
+        prior = Prior(self._images.prior.factor.to(view.device))
         spectra = []
         for i, image in enumerate(chosen):
-            spectra.append(spectrum(in_units_of_noise, image.float() / 255, self._images.prior))
+            spectra.append(spectrum(in_units_of_noise, image.to(view.device).float() / 255, prior))
             progress(i + 1, len(chosen))
         return list(fsinfo(spectra, 1.0))
 
@@ -72,7 +73,8 @@ class Measurements:
         """Images, float in [0, 1], and what the servers received of each, ``(N, numbers)``."""
         pixels = sample(self._images.auxiliary, self._means.num_metric_images).float() / 255
         torch.manual_seed(self._seed)
-        return pixels, torch.cat([_flat(self._view.observe(batch)) for batch in pixels.split(BATCH)])
+        z = torch.cat([_flat(self._view.observe(batch)) for batch in pixels.split(BATCH)])
+        return pixels.to(self._view.device), z
 
     def _deviation(self) -> float:
         """Standard deviation of a feature over images, in the root of the mean of squares over features."""

@@ -144,7 +144,7 @@ def _tiled(features: tuple[Tensor, ...]) -> Tensor:
     """Features as one grey picture ``(3, H, W)``: maps side by side, vectors in rows; brightest is largest."""
     strips = []
     for share in features:
-        z = share[0].float()
+        z = share[0].cpu().float()
         low, high = z.min(), z.max()
         z = (z - low) / (high - low).clamp_min(1e-12)
         if z.dim() == 3:

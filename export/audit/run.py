@@ -134,7 +134,7 @@ def run_audit(
     work.mkdir(parents=True, exist_ok=True)
     report = _header(target, config)
     means = budget(config.budget, config.seed)
-    _claim(work, report, config, means)
+    _claim(work, target, report, config, means)
     images = AuditImages.of(splits)
     views = [
         _audit_view(target, adversary, images, means, config, work / adversary.name, progress)
@@ -172,18 +172,19 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
         data=checkpoint.data,
         budget=config.budget,
         seed=config.seed,
-        machine={**environment(torch.device("cpu")), "edgesdk": edge_sdk.__version__},
+        machine={**environment(target.device), "edgesdk": edge_sdk.__version__},
         views=(),
     )
 
 
-def _claim(work: Path, report: AuditReport, config: AuditConfig, means: Budget) -> None:
+def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig, means: Budget) -> None:
     """Note whose audit this folder holds; another's would be mixed with it."""
     identity = {
         "edgesdk": edge_sdk.__version__,
         "weights_sha256": report.weights_sha256,
         "config": report.config,
         "wire_dtype": report.wire_dtype,
+        "device": target.device.type,
         "means": [means.num_metric_images, means.num_jacobians, _settings(means)],
     }
     ours = json.loads(json.dumps({**identity, **asdict(config)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,8 @@ from ..shipped import shipped_graphs
 from ..wire import WireDtype
 from .attacks.base import Features
 
+CPU = torch.device("cpu")
+
 
 class Target:
     """A trained model and the ONNX encoder that export writes of it.
@@ -26,6 +29,7 @@ class Target:
         checkpoint: trained.
         wire_dtype: of the features.
         num_threads: of ONNX Runtime; None lets it choose.
+        device: where attackers compute. The encoder runs on the CPU, as the one that ships.
 
     Attributes:
         num_servers: that get a share.
@@ -37,10 +41,15 @@ class Target:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, wire_dtype: WireDtype = "float32", num_threads: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        wire_dtype: WireDtype = "float32",
+        num_threads: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
         graphs = self._graphs = shipped_graphs(checkpoint, wire_dtype)
-        self.checkpoint, self.wire_dtype = checkpoint, wire_dtype
+        self.checkpoint, self.wire_dtype, self.device = checkpoint, wire_dtype, device
         self.num_servers = len(graphs.tails)
         size = checkpoint.image_size
         encoder = graphs.encoder_onnx(size, "dynamic")
@@ -48,6 +57,10 @@ class Target:
         self._encoder = OnnxRuntimeBackend(encoder, num_threads)
         self.wire_bytes = sum(share.nbytes for share in self.sent(torch.zeros(1, 3, size, size)))
         graphs.model.requires_grad_(False)  # an attacker searches images, not weights
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
+        # What attackers take gradients of; the graphs' own draws the noise of what is sent.
+        self._searched = graphs.model if device == CPU else copy.deepcopy(graphs.model).to(device)
         self._unpacking = [_unpacking(tail) for tail in graphs.model.tails]
 
     def sent(self, images: Tensor) -> Features:
@@ -75,11 +88,11 @@ class Target:
 
     def unpack(self, server: int, sent: Tensor) -> Tensor:
         """Float32 features from what a server is sent, in the places that its tail puts them to."""
-        return self.place(server, self._graphs.wires[server].unpack(sent))
+        return self.place(server, self._graphs.wires[server].unpack(sent)).to(self.device)
 
     def shares(self, images: Tensor) -> Features:
         """The features before noise and packing, by the torch model, differentiable."""
-        return self._graphs.model.shares(images)
+        return self._searched.shares(images)
 
     @property
     def drops(self) -> bool:
@@ -105,6 +118,7 @@ class ServerView:
 
     Attributes:
         servers: their numbers.
+        device: where what is observed lies.
         num_received: numbers that they receive for one image.
         noise: standard deviation of the noise on each share; None where Gaussian noise is not what is added.
         drops: whether features are set to zero at random.
@@ -112,7 +126,7 @@ class ServerView:
 
     def __init__(self, target: Target, servers: Sequence[int]) -> None:
         self.servers = tuple(servers)
-        self._target = target
+        self._target, self.device = target, target.device
         size = target.checkpoint.image_size
         self.noise, self.drops = target.noise(self.servers), target.drops
         sent = target.sent(torch.zeros(1, 3, size, size))

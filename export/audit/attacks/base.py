@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 Features = tuple[Tensor, ...]
 """What the attacker sees of a batch of images: one float32 tensor ``(N, ...)`` for each share."""
 
 Rebuild = Callable[[Features], Tensor]
-"""Features of a batch to images ``(N, 3, H, W)`` in [0, 1]."""
+"""Features of a batch to images ``(N, 3, H, W)`` in [0, 1], on the CPU."""
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and in all."""
@@ -24,9 +25,13 @@ class View(Protocol):
     Both take images ``(N, 3, H, W)`` float in [0, 1].
 
     Attributes:
+        device: where the attacker computes.
         noise: standard deviation of the Gaussian noise on each share; None where there is none.
         drops: whether features are set to zero at random, so that a zero says nothing.
     """
+
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def noise(self) -> tuple[float, ...] | None: ...
@@ -35,10 +40,14 @@ class View(Protocol):
     def drops(self) -> bool: ...
 
     def observe(self, images: Tensor) -> Features:
-        """Exactly what the servers under attack receive, as they unpack it; noise is drawn anew."""
+        """Exactly what the servers under attack receive, as they unpack it; noise is drawn anew.
+
+        Args:
+            images: on the CPU; the result is on ``device``.
+        """
 
     def features(self, images: Tensor) -> Features:
-        """The same without noise and rounding, differentiable."""
+        """The same without noise and rounding, differentiable, of images on ``device``."""
 
 
 class Attack(Protocol):

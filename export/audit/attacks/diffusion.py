@@ -55,6 +55,7 @@ class DiffusionAttack:
         torch.manual_seed(self.seed)
         size = (images.shape[2] // FOLD, images.shape[3] // FOLD)
         denoiser = Denoiser(sample_features(view, images), size, self.width, self.condition)
+        denoiser.to(view.device)
         noise: Any = DDIMScheduler(
             num_train_timesteps=NOISE_STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
             clip_sample=True, timestep_spacing="trailing", rescale_betas_zero_snr=True,
@@ -63,8 +64,9 @@ class DiffusionAttack:
         def loss(batch: Tensor) -> Tensor:
             clean = functional.pixel_unshuffle(batch * 2 - 1, FOLD)
             drawn, steps = torch.randn_like(clean), torch.randint(NOISE_STEPS, (len(batch),))
+            clean, drawn, steps = (t.to(view.device) for t in (clean, drawn, steps))
             noisy, velocity = noise.add_noise(clean, drawn, steps), noise.get_velocity(clean, drawn, steps)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(view.device.type, torch.bfloat16):
                 predicted = denoiser(noisy, steps, denoiser.condition(view.observe(batch)))
             return functional.mse_loss(predicted.float(), velocity)
 
@@ -74,16 +76,16 @@ class DiffusionAttack:
         )  # fmt: skip
 
         def rebuild(seen: Features) -> Tensor:
-            noise.set_timesteps(self.sampling_steps)
+            noise.set_timesteps(self.sampling_steps, device=view.device)
             draw = torch.Generator().manual_seed(self.seed)
-            sample = torch.randn(len(seen[0]), 3 * FOLD**2, *size, generator=draw)
+            sample = torch.randn(len(seen[0]), 3 * FOLD**2, *size, generator=draw).to(view.device)
             with torch.no_grad():
                 condition = denoiser.condition(seen)
                 for step in noise.timesteps:
-                    with torch.autocast("cpu", torch.bfloat16):
+                    with torch.autocast(view.device.type, torch.bfloat16):
                         velocity = denoiser(sample, step.expand(len(sample)), condition)
                     sample = noise.step(velocity.float(), step, sample).prev_sample
-            return functional.pixel_shuffle(sample, FOLD).add(1).div(2).clamp(0, 1)
+            return functional.pixel_shuffle(sample, FOLD).add(1).div(2).clamp(0, 1).cpu()
 
         return rebuild
 

@@ -32,8 +32,8 @@ def fit_network(
 
     Args:
         network: trained in place, left in inference mode.
-        loss: of a batch ``(N, 3, H, W)`` float in [0, 1], to minimise.
-        images: uint8 ``(N, 3, H, W)``.
+        loss: of a batch ``(N, 3, H, W)`` float in [0, 1], on the CPU, to minimise.
+        images: uint8 ``(N, 3, H, W)``, on the CPU.
         epochs: over the images.
         batch_size: images a step.
         learning_rate: the highest.
@@ -47,11 +47,12 @@ def fit_network(
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-4)
     steps = math.ceil(len(images) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps * epochs, pct_start=0.2)
+    device = next(network.parameters()).device
     begin = 0 if state is None or not state.exists() else _load(state, network, optimizer, schedule)
     for epoch in range(begin, epochs):
         torch.manual_seed(epoch_seed(seed, epoch))
         network.train()
-        total = torch.zeros(())
+        total = torch.zeros((), device=device)
         for step, rows in enumerate(torch.randperm(len(images)).split(batch_size)):
             batch = images[rows].float() / 255
             batch = torch.where((torch.rand(len(rows)) < 0.5)[:, None, None, None], batch.flip(3), batch)

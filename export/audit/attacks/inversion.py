@@ -46,12 +46,13 @@ class InversionAttack:
     def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
         torch.manual_seed(self.seed)
         decoder = Decoder(self.decoder, sample_features(view, images), (images.shape[2], images.shape[3]), self.width)
+        decoder.to(view.device)
 
         def loss(batch: Tensor) -> Tensor:
             seen = view.observe(batch)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(view.device.type, torch.bfloat16):
                 rebuilt = decoder(seen)
-            return functional.mse_loss(rebuilt.float(), batch)
+            return functional.mse_loss(rebuilt.float(), batch.to(view.device))
 
         fit_network(
             decoder, loss, images, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
@@ -61,7 +62,7 @@ class InversionAttack:
         def rebuild(seen: Features) -> Tensor:
             with torch.no_grad():
                 image: Tensor = decoder(seen)
-            return image
+            return image.cpu()
 
         return rebuild
 

@@ -53,6 +53,7 @@ class LikelihoodAttack:
     def _search(self, view: View, seen: Features, mean: Tensor, weight: float, restarts: int, steps: int) -> Tensor:
         best, lowest = torch.empty(0), torch.empty(0)
         for start in self._starts(mean, len(seen[0]), restarts):
+            start = start.to(view.device)
             for optimizer in ("adam", "sgd"):
                 found, objective = _descend(view, seen, start, weight, optimizer, steps)
                 if not len(lowest):
@@ -60,7 +61,7 @@ class LikelihoodAttack:
                 better = objective < lowest
                 best = torch.where(better[:, None, None, None], found, best)
                 lowest = torch.where(better, objective, lowest)
-        return best
+        return best.cpu()
 
     def _starts(self, mean: Tensor, count: int, restarts: int) -> Iterator[Tensor]:
         yield mean.expand(count, *mean.shape)
@@ -80,7 +81,7 @@ def _descend(
     else:
         method = torch.optim.SGD([images], lr=1.0, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(method, steps)
-    best, lowest = start.clone(), torch.full((len(start),), torch.inf)
+    best, lowest = start.clone(), start.new_full((len(start),), torch.inf)
     for _ in range(steps):
         objective = _objective(view, seen, images, weight)
         with torch.no_grad():

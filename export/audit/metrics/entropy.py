@@ -21,7 +21,7 @@ def feature_entropy(z: Tensor, *, seed: int = 0) -> MetricResult:
         z: ``(N, ...)`` features, at least 4 images.
         seed: of the halves.
     """
-    flat = z.flatten(1).double().numpy()
+    flat = z.flatten(1).double().cpu().numpy()
     low, high = flat.min(0), flat.max(0)
     steps = np.rint((flat - low) / np.where(high > low, high - low, 1) * (BINS - 1)).astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(flat))

@@ -139,6 +139,6 @@ def _jacobian(features: Callable[[Tensor], tuple[Tensor, ...]], image: Tensor, c
         warnings.filterwarnings("ignore", "`torch.jit.script`", DeprecationWarning)  # torch's own, at its first jvp
         columns = [
             torch.func.vmap(lambda v: torch.func.jvp(flat, (image.flatten(),), (v,))[1])(basis)
-            for basis in torch.eye(image.numel(), dtype=image.dtype).split(chunk)
+            for basis in torch.eye(image.numel(), dtype=image.dtype, device=image.device).split(chunk)
         ]
     return torch.cat(columns).T

@@ -62,7 +62,7 @@ def mine(
     held_out, training = order[: len(x) // 2], order[len(x) // 2 :]
     choosing, training = training[: len(training) // 10], training[len(training) // 10 :]
     x, z = (_standardized(t, training) for t in (x, z))
-    critic = Critic(x.shape[1:], z.shape[1:], width)
+    critic = Critic(x.shape[1:], z.shape[1:], width).to(x.device)
     optimizer = torch.optim.AdamW(critic.parameters(), learning_rate, weight_decay=1e-3)
     steps = math.ceil(len(training) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps * epochs)
@@ -92,7 +92,7 @@ def mine(
 def _bound(table: Tensor) -> Tensor:
     """Donsker-Varadhan: pairs on the diagonal belong together, all others do not."""
     n = len(table)
-    apart = table[~torch.eye(n, dtype=torch.bool)]
+    apart = table[~torch.eye(n, dtype=torch.bool, device=table.device)]
     return table.diagonal().mean() - apart.logsumexp(0) + math.log(n * (n - 1))
 
 

@@ -13,13 +13,14 @@ from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import open_party
 from edge_sdk.errors import ConfigError, DataError
 from export.audit.attacks.blind import BlindAttack
+from export.audit.attacks.diffusion import DiffusionAttack
 from export.audit.attacks.inversion import InversionAttack
 from export.audit.attacks.likelihood import LikelihoodAttack
 from export.audit.budget import BUDGETS, Budget, Entry
 from export.audit.images import sample
 from export.audit.report import write_html
 from export.audit.results import load_report
-from export.audit.run import AuditConfig, adversaries, run_audit
+from export.audit.run import ATTACKS, AuditConfig, adversaries, run_audit
 from export.audit.target import Target
 from export.data import load_splits
 from export.parity import parity_images
@@ -32,6 +33,7 @@ def _tiny(seed):
         "blind": Entry((BlindAttack(),), 20),
         "inversion": Entry(tuple(both), 20),
         "likelihood": Entry((LikelihoodAttack(steps=4, restarts=1, seed=seed),), 4),
+        "diffusion": Entry((DiffusionAttack(width=16, condition=16, epochs=1, sampling_steps=2, seed=seed),), 4),
     }
     return Budget(entries, num_metric_images=60, num_jacobians=2)
 
@@ -130,6 +132,18 @@ def test_the_best_attack_is_the_best_on_images_that_all_met(audited):
 def test_a_folder_of_another_audit_is_not_mixed(audited, target, splits):
     with pytest.raises(DataError, match="seed differ"):
         run_audit(target, splits, _config(seed=1), audited[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_attackers_on_a_gpu_rebuild_what_they_rebuild_on_the_cpu(target, audited, splits, tmp_path):
+    on_gpu = Target(target.checkpoint, device=torch.device("cuda"))
+    report = run_audit(on_gpu, splits, _config(attacks=ATTACKS), tmp_path)
+    assert report.machine["device"].startswith("cuda")
+    for ours, theirs in zip(report.views[0].attacks, audited[0].views[0].attacks, strict=False):
+        assert ours.psnr_db == pytest.approx(theirs.psnr_db, abs=0.5)
+    for ours, theirs in zip(report.views[0].metrics, audited[0].views[0].metrics, strict=True):
+        assert ours.value == pytest.approx(theirs.value, rel=0.02)
 
 
 def test_images_of_another_split_are_refused(target, image_folder, tmp_path):

@@ -17,7 +17,7 @@ from export.audit.quality import psnr
 class Seen:
     """A view that is one function of the image, without noise."""
 
-    noise, drops = None, False
+    device, noise, drops = torch.device("cpu"), None, False
 
     def __init__(self, *functions):
         self.features = lambda images: tuple(function(images) for function in functions)
