@@ -1,8 +1,9 @@
 """NVIDIA Jetson modules and their power modes: what bounds the time of a network on them.
 
 A power mode switches streaming multiprocessors (SMs) off and caps the clocks of GPU and memory, so the key of every
-figure is module and mode. Sources: data sheets and shipped nvpmodel configurations; ``sourced`` is False where a figure
-of a mode was found in no document.
+figure is module and mode. Sources: data sheets and shipped nvpmodel configurations (for Orin as mirrored in LineageOS's
+android_device_nvidia_concord, with the Super modes of JetPack 6.2); ``sourced`` is False where a figure of a mode was
+found in no document.
 """
 
 from __future__ import annotations
@@ -89,17 +90,21 @@ _ALL = (
     Device(
         "orin-nano-4gb", "Jetson Orin Nano 4 GB", "8.7", 256, _AMPERE,
         (
-            PowerMode("MAXN_SUPER", 4, 1020, 51.0, False), PowerMode("10W", 4, 625, 34.0, False),
-            PowerMode("7W_AI", 4, 408, 34.0, False),
+            PowerMode("MAXN_SUPER", 4, 1020, 51.0), PowerMode("25W", 4, 1020, 51.0),
+            PowerMode("10W", 4, 612, 51.0 * CAPPED), PowerMode("7W_AI", 4, 408, 51.0 * CAPPED),
         ),
     ),
     Device(
         "orin-nano-8gb", "Jetson Orin Nano 8 GB", "8.7", 256, _AMPERE,
-        (PowerMode("MAXN_SUPER", 8, 1020, 102.0), PowerMode("15W", 8, 625, 68.0), PowerMode("7W", 4, 408, 68.0, False)),
+        (
+            PowerMode("MAXN_SUPER", 8, 1020, 102.0), PowerMode("25W", 8, 918, 102.0), PowerMode("15W", 8, 625, 68.0),
+            PowerMode("7W", 4, 408, 68.0),
+        ),
     ),
     Device(
         "orin-nx-8gb", "Jetson Orin NX 8 GB", "8.7", 256, _AMPERE,
         (
+            PowerMode("MAXN_SUPER", 8, 1173, 102.4, False), PowerMode("40W", 8, 1173, 102.4),
             PowerMode("MAXN", 8, 765, 102.4, False), PowerMode("20W", 8, 408, 102.4), PowerMode("15W", 4, 612, 102.4),
             PowerMode("10W", 4, 612, 102.4 * CAPPED),
         ),
@@ -107,14 +112,14 @@ _ALL = (
     Device(
         "orin-nx-16gb", "Jetson Orin NX 16 GB", "8.7", 256, _AMPERE,
         (
-            PowerMode("MAXN_SUPER", 8, 1173, 102.4), PowerMode("MAXN", 8, 918, 102.4), PowerMode("25W", 8, 408, 102.4),
-            PowerMode("15W", 4, 612, 102.4), PowerMode("10W", 4, 612, 102.4 * CAPPED),
+            PowerMode("MAXN_SUPER", 8, 1173, 102.4), PowerMode("40W", 8, 1173, 102.4), PowerMode("MAXN", 8, 918, 102.4),
+            PowerMode("25W", 8, 408, 102.4), PowerMode("15W", 4, 612, 102.4), PowerMode("10W", 4, 612, 102.4 * CAPPED),
         ),
     ),
     Device(
         "agx-orin-32gb", "Jetson AGX Orin 32 GB", "8.7", 256, _AMPERE,
         (
-            PowerMode("MAXN", 14, 930, 204.8, False), PowerMode("40W", 14, 816, 204.8, False),
+            PowerMode("MAXN", 14, 930, 204.8, False), PowerMode("40W", 14, 816, 204.8),
             PowerMode("30W", 8, 612, 204.8), PowerMode("15W", 6, 408, 204.8 * CAPPED),
         ),
     ),
