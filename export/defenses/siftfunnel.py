@@ -52,7 +52,9 @@ class SiftFunnel:
 
         ``blocks`` residual blocks of the stem's width come before the funnel, after its pooling if it has any [ours]:
         depth makes few features worth more to the tail and less to an attacker. ``standardize`` takes each image's own
-        brightness and contrast out first [ours].
+        brightness and contrast out first [ours]. ``bounded`` normalises the features and cuts them off at 6 [ours]:
+        without it a long training ends with dead channels and one image in hundreds a thousand times as far out as the
+        others, which lowers the correlation, tells the tail nothing, and upsets its batch statistics.
 
         Raises:
             ConfigError: a negative weight, smoothing outside [0, 1), ``blocks`` outside 0 to 16, or
@@ -67,6 +69,7 @@ class SiftFunnel:
         funnel_pool: bool = True
         blocks: int = 0
         standardize: bool = False
+        bounded: bool = False
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -102,7 +105,7 @@ class SiftFunnel:
             input_layer(config, config.standardize),
             *design.stem,
             *funnel,
-            *_mix(n),
+            *_mix(n, config.bounded),
             SqueezeExcitation(n, design.se_reduction),
             CBAM(n, design.cbam_ratio),
         )
@@ -133,15 +136,16 @@ class SiftFunnel:
         return Objective(terms, logits)
 
 
-def _mix(n: int) -> list[nn.Module]:
+def _mix(n: int, bounded: bool) -> list[nn.Module]:
     """conv3, SiLU, conv1, conv3, conv5, ReLU, all n to n: the funnel's end for every backbone."""
+    last = [nn.BatchNorm2d(n), nn.ReLU6()] if bounded else [nn.ReLU()]
     return [
         _near_identity(n, 3),
         nn.SiLU(),
         _near_identity(n, 1),
         _near_identity(n, 3),
         _near_identity(n, 5),
-        nn.ReLU(),
+        *last,
     ]
 
 

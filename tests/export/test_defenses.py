@@ -105,6 +105,20 @@ def test_standardizing_makes_the_features_forget_an_images_brightness_and_contra
     assert (plain.features(x)[0] - plain.features(0.3 + 0.5 * x)[0]).abs().max() > 0.01
 
 
+def test_bounded_features_stay_in_their_bounds_for_whatever_image_comes():
+    torch.manual_seed(0)
+    model = build_defense("siftfunnel", model_config("siftfunnel", bounded=True))
+    model.edge.train()
+    for _ in range(5):  # running statistics of what images look like
+        model.features(torch.rand(32, 3, 32, 32))
+    model.eval()
+    odd = 100 * (torch.rand(4, 3, 32, 32) > 0.99)
+    (z,) = model.features(odd)
+    assert 0 <= z.min() < z.max() <= 6
+    (unbounded,) = build_defense("siftfunnel", model_config("siftfunnel")).eval().features(100 * odd)
+    assert unbounded.max() > 6
+
+
 def test_features_are_not_negative():
     model = build_defense("siftfunnel", model_config("siftfunnel")).eval()
     assert model.features(torch.rand(4, 3, 32, 32))[0].min() >= 0
