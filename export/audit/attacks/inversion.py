@@ -46,7 +46,7 @@ class InversionAttack:
     def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
         torch.manual_seed(self.seed)
         decoder = Decoder(self.decoder, sample_features(view, images), (images.shape[2], images.shape[3]), self.width)
-        decoder.to(view.device)
+        decoder.to(view.device, memory_format=torch.channels_last)
 
         def loss(batch: Tensor) -> Tensor:
             seen = view.observe(batch)
