@@ -38,6 +38,7 @@ class TrainConfig:
     color_jitter: float = 0.0  # brightness, contrast and saturation each scaled by 1 +- this
     cutout: int = 0  # side of the square that is blanked, in pixels at 32x32, in proportion elsewhere
     cutmix: float = 0.0  # chance of an image to get a rectangle of another, and as much of its target
+    distillation: float = 0.0  # share of the targets that a teacher's answers make up
     precision: Precision = "float32"
     image_size: int = 32
     seed: int = 0
@@ -53,6 +54,8 @@ class TrainConfig:
             raise ConfigError(f"color_jitter must be in [0, 1), got {self.color_jitter}")
         if not 0 <= self.cutmix <= 1:
             raise ConfigError(f"cutmix must be in [0, 1], got {self.cutmix}")
+        if not 0 <= self.distillation <= 1:
+            raise ConfigError(f"distillation must be in [0, 1], got {self.distillation}")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision must be float32 or bfloat16, got {self.precision!r}")
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edge_sdk.errors import DataError, DeviceError
+from edge_sdk.errors import ConfigError, DataError, DeviceError
 from edge_sdk.files import write_aside
 from edge_sdk.profile.machine import processor_name
 from edge_sdk.progress import track
@@ -63,6 +63,7 @@ def train(
     device: torch.device,
     resume: bool = False,
     initial: Mapping[str, Tensor] | None = None,
+    teacher: Checkpoint | None = None,
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> Checkpoint:
     """Train to the last epoch, measure on the test images once, and write the model to ``out``.
@@ -77,16 +78,19 @@ def train(
         device: where to compute.
         resume: continue from ``out``'s state instead of refusing to overwrite it; from the start if there is none.
         initial: weights to start from instead of random ones.
+        teacher: a trained model whose answers make up ``config.distillation`` of the targets (Hinton et al., arXiv
+            1503.02531; on the augmented image itself, as Beyer et al., arXiv 2106.05237).
         report: called with every epoch's metrics.
 
     Raises:
         DataError: ``out`` holds a run already (without ``resume``), one of other settings or data (with it), or the
-            training diverged.
+            training diverged; or the teacher is of other data.
+        ConfigError: a teacher without distillation, distillation without a teacher, or one of another image size.
     """
     if config.model.num_classes != len(splits.class_names):
         raise DataError(f"{config.model.num_classes} classes configured, {len(splits.class_names)} in {splits.name}")
     check_out(out, resume)
-    run = _Run(config, splits, device, initial)
+    run = _Run(config, splits, device, initial, teacher)
     state = out / STATE_FILE
     if state.exists():
         run.load(state)
@@ -183,10 +187,20 @@ class _Run:
     """Model, optimiser and schedule of one training, between two epochs."""
 
     def __init__(
-        self, config: TrainConfig, splits: Splits, device: torch.device, initial: Mapping[str, Tensor] | None = None
+        self,
+        config: TrainConfig,
+        splits: Splits,
+        device: torch.device,
+        initial: Mapping[str, Tensor] | None = None,
+        teacher: Checkpoint | None = None,
     ) -> None:
         self.config, self.splits, self.device = config, splits, device
         self.settings = json.loads(json.dumps(asdict(config)))
+        self.teacher = None if teacher is None else _teacher(teacher, config, splits).to(device)
+        if teacher is not None:
+            self.settings["teacher"] = f"{teacher.defense} {teacher.weights_sha256[:16]}"
+        elif config.distillation:
+            raise ConfigError("distillation needs a teacher: give --teacher")
         self.history: list[dict[str, Any]] = []
         torch.manual_seed(config.seed)
         cls: Any = defense_class(config.defense)
@@ -300,12 +314,30 @@ class _Run:
             images = augment(images, padding, self.config.color_jitter, cutout)
             targets = functional.one_hot(labels, self.config.model.num_classes).float()
             images, targets = cut_mix(images, targets, self.config.cutmix)
-            yield Batch(images.contiguous(memory_format=torch.channels_last), labels, targets)
+            images = images.contiguous(memory_format=torch.channels_last)
+            if self.teacher is not None:
+                with torch.no_grad(), self._autocast():
+                    answers = self.teacher(images).float().softmax(1)
+                targets = targets.lerp(answers, self.config.distillation)
+            yield Batch(images, labels, targets)
 
     def _autocast(self) -> Any:
         if self.config.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _teacher(checkpoint: Checkpoint, config: TrainConfig, splits: Splits) -> SplitModel:
+    """The model that teaches, in inference mode."""
+    if not config.distillation:
+        raise ConfigError("a teacher that makes up none of the targets; raise --distillation above 0")
+    if checkpoint.data != splits.record():
+        raise DataError(
+            f"{splits.name}: not the parts that the teacher was trained on; it may have learnt what is held out here"
+        )
+    if checkpoint.image_size != config.image_size:
+        raise ConfigError(f"the teacher takes images of {checkpoint.image_size}, this training has {config.image_size}")
+    return checkpoint.build().to(memory_format=torch.channels_last)
 
 
 def _to_tensors(images: Images, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

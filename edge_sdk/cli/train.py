@@ -9,6 +9,9 @@ import typer
 
 from ..errors import ConfigError, needs_extra
 
+DISTILLATION = 0.75
+"""Of the targets, where a teacher is given and no share."""
+
 
 def train(
     defense: str = typer.Option(..., help="Its name; an unknown one lists those there are."),
@@ -29,6 +32,10 @@ def train(
     psnr_ceiling: float | None = typer.Option(
         None, help="With --base: PSNR that the noise must keep rebuilding below, dB."
     ),
+    teacher: str | None = typer.Option(
+        None, help="model.safetensors, or the name of a shipped defense, whose answers to learn from too."
+    ),
+    distillation: float | None = typer.Option(None, help="With --teacher: share of its answers in the targets."),
     setting: list[str] = typer.Option([], "--set", help="A setting of the defense, as NAME=VALUE; may be repeated."),
     epochs: int | None = typer.Option(None, min=1, help="Instead of the recipe's."),
     batch_size: int | None = typer.Option(None, min=2, help="Instead of the recipe's."),
@@ -70,13 +77,15 @@ def train(
         "learning_rate": lr,
         "image_size": image_size,
         "precision": precision,
+        "distillation": distillation if distillation is not None or teacher is None else DISTILLATION,
         "seed": seed,
     }
     if base is None and (fsinfo_target is not None or psnr_ceiling is not None):
         raise ConfigError("--fsinfo-target and --psnr-ceiling are for noise on a trained model: give it to --base")
-    source = None
-    if base is not None:
-        source = load_checkpoint(zoo_model(base, backbone) if base in DEFENSES else Path(base))
+    source, teaching = (
+        None if name is None else load_checkpoint(zoo_model(name, backbone) if name in DEFENSES else Path(name))
+        for name in (base, teacher)
+    )
     if source is None:  # checked once before the images are read, and again with their number of classes
         config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
         with torch.device("meta"):
@@ -99,7 +108,9 @@ def train(
         recipe, defense, {"backbone": backbone, "num_classes": len(splits.class_names), **settings}, changes
     )
     typer.echo(f"{splits.name}: {len(splits.train)} training images, {len(splits.class_names)} classes", err=True)
-    checkpoint = run_training(config, splits, out, device=chosen, resume=resume, initial=initial, report=_report)
+    checkpoint = run_training(
+        config, splits, out, device=chosen, resume=resume, initial=initial, teacher=teaching, report=_report
+    )
     for part, accuracy in checkpoint.accuracy.items():
         typer.echo(f"{part} accuracy {accuracy:.2%}")
     typer.echo(f"{out / 'model.safetensors'}")

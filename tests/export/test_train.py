@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_sdk.errors import DataError, DeviceError
+from edge_sdk.errors import ConfigError, DataError, DeviceError
 from export.augment import augment, cut_mix
 from export.checkpoint import load_checkpoint
 from export.data import load_splits
@@ -66,6 +66,49 @@ def test_the_papers_schedule_resumes_as_well(splits, tmp_path):
 
 def _interrupt(metrics):
     raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def teacher(splits, tmp_path_factory):
+    return train(_config(splits, "none", epochs=1), splits, tmp_path_factory.mktemp("teacher"), device=CPU)
+
+
+def test_a_student_learns_its_teachers_answers(splits, teacher, tmp_path):
+    """Taught by nothing else, it comes to agree with it more than the labels would have it."""
+    several = {"epochs": 6, "cutmix": 0.0}
+    taught = train(
+        _config(splits, "none", distillation=1.0, **several), splits, tmp_path / "taught", device=CPU, teacher=teacher
+    )
+    untaught = train(_config(splits, "none", **several), splits, tmp_path / "untaught", device=CPU)
+    assert taught.training["teacher"] == f"none {teacher.weights_sha256[:16]}"
+    images = torch.from_numpy(splits.train.pixels).permute(0, 3, 1, 2).float() / 255
+    answers = [checkpoint.build()(images).softmax(1) for checkpoint in (teacher, taught, untaught)]
+    near, far = ((answers[0] - each).abs().sum(1).mean().item() for each in answers[1:])
+    assert near < 0.7 * far
+
+
+def test_a_taught_run_resumes_with_its_teacher_alone(splits, teacher, tmp_path):
+    config = _config(splits, "privdfs", distillation=0.5)
+    whole = train(config, splits, tmp_path / "whole", device=CPU, teacher=teacher)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits, tmp_path / "parts", device=CPU, teacher=teacher, report=_interrupt)
+    with pytest.raises(DataError, match="teacher"):
+        train(config, splits, tmp_path / "parts", device=CPU, teacher=whole, resume=True)
+    resumed = train(config, splits, tmp_path / "parts", device=CPU, teacher=teacher, resume=True)
+    assert all(torch.equal(whole.weights[name], tensor) for name, tensor in resumed.weights.items())
+
+
+def test_teachers_that_cannot_teach_are_refused(splits, teacher, image_folder, tmp_path):
+    with pytest.raises(ConfigError, match="needs a teacher"):
+        train(_config(splits, distillation=0.5), splits, tmp_path, device=CPU)
+    with pytest.raises(ConfigError, match="none of the targets"):
+        train(_config(splits), splits, tmp_path, device=CPU, teacher=teacher)
+    other = load_splits(str(image_folder), 16, seed=1)
+    with pytest.raises(DataError, match="not the parts that the teacher was trained on"):
+        train(_config(splits, distillation=0.5), other, tmp_path, device=CPU, teacher=teacher)
+    larger = load_splits(str(image_folder), 32)
+    with pytest.raises((ConfigError, DataError)):
+        train(_config(splits, distillation=0.5, image_size=32), larger, tmp_path, device=CPU, teacher=teacher)
 
 
 def test_another_seed_gives_other_weights(splits, tmp_path):

@@ -142,6 +142,7 @@ def _cases(bundle, photo, tmp):
         "export compared on nothing": (["export", "--defense", "none", "--data", tmp / "no"], "no such file"),
         "train at an odd size": ([*train, "--defense", "none", "--image-size", "33"], "multiple of 16"),
         "train on a wrong device": ([*train, "--defense", "none", "--device", "tpu"], "auto, cpu or cuda"),
+        "train with too much teaching": ([*train, "--defense", "none", "--distillation", "2"], "must be in [0, 1]"),
         "train at a wrong rate": ([*train, "--defense", "none", "--lr", "-1"], "learning_rate must be positive"),
         "train a funnel of no design": ([*train, "--defense", "siftfunnel", "--backbone", "vit"], "no encoder for vit"),
         "train too many servers": ([*train, "--defense", "privdfs", "--set", "num_servers=9"], "must be 2 to 8"),
