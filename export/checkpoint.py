@@ -15,7 +15,7 @@ from torch import Tensor
 from edge_sdk.errors import DataError
 from edge_sdk.files import aside
 
-from .defenses import ModelConfig, SplitModel, defense_class, model_config
+from .defenses import ModelConfig, SplitModel, defense_class, model_config, recorded_settings
 
 FORMAT = "edgesdk-checkpoint-1"
 
@@ -65,8 +65,7 @@ class Checkpoint:
     @property
     def settings(self) -> dict[str, Any]:
         """``config`` as JSON gives it back, for records that are written and compared."""
-        settings: dict[str, Any] = json.loads(json.dumps(asdict(self.config)))
-        return settings
+        return recorded_settings(self.config)
 
     def require(self, defense: str, backbone: str) -> None:
         """Refuse a checkpoint of another model than the one asked for.

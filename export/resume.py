@@ -45,6 +45,6 @@ def restore_optimizer(
             index, _, key = name.removeprefix(_PREFIX).partition(".")
             like = parameters[int(index)]
             # The parameter's own memory layout, as in a run that was never stopped.
-            placed = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor.to(like.device)
+            placed = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
             state.setdefault(int(index), {})[key] = placed
     optimizer.load_state_dict({"state": state, "param_groups": param_groups})

@@ -53,7 +53,7 @@ class ShippedGraphs(NamedTuple):
         """Standard normal numbers for a batch ``(N, H, W, 3)``, from torch's generator; none for a model without."""
         if self.model.noise is None:
             return []
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # an attacker's training may be in one
             return [torch.randn_like(share) for share in self.model.shares(images.permute(0, 3, 1, 2).float() / 255)]
 
     def named(self, noise: Sequence[Tensor]) -> dict[str, Array]:

@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from edge_sdk.progress import track
 from .augment import augment, cut_mix
 from .checkpoint import Checkpoint, load_tensors, save_tensors
 from .data import Images, Splits
-from .defenses import Batch, SplitModel, defense_class
+from .defenses import Batch, SplitModel, completed_settings, defense_class
 from .recipes import TrainConfig
 from .resume import epoch_seed, optimizer_tensors, restore_optimizer
 
@@ -293,6 +293,8 @@ class _Run:
         tensors, record = load_tensors(path)
         for what, mine in (("settings", self.settings), ("data", self.splits.record())):
             theirs = record.get(what, {})
+            if what == "settings":
+                theirs = _completed(theirs, self.config)
             changed = sorted(key for key in mine if theirs.get(key) != mine[key])
             if changed:
                 raise DataError(f"{path}: another training ({what} differ: {', '.join(changed)}); choose another --out")
@@ -327,11 +329,24 @@ class _Run:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
+def _completed(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """A record of an older version with the defaults of the settings that it did not know."""
+    defaults = {field.name: field.default for field in fields(config) if field.default is not MISSING}
+    model = completed_settings(config.defense, settings.get("model", {}))
+    completed: dict[str, Any] = json.loads(json.dumps({**defaults, **settings, "model": model}))
+    return completed
+
+
 def _teacher(checkpoint: Checkpoint, config: TrainConfig, splits: Splits) -> SplitModel:
-    """The model that teaches, in inference mode."""
+    """The model that teaches, in inference mode.
+
+    Raises:
+        ConfigError: its answers make up none of the targets, or it is of another image size.
+        DataError: it was trained on other data, or on other parts of it.
+    """
     if not config.distillation:
         raise ConfigError("a teacher that makes up none of the targets; raise --distillation above 0")
-    if checkpoint.data != splits.record():
+    if checkpoint.data != splits.record() or checkpoint.class_names != splits.class_names:
         raise DataError(
             f"{splits.name}: not the parts that the teacher was trained on; it may have learnt what is held out here"
         )

@@ -18,7 +18,8 @@ from edge_sdk.errors import ConfigError
 
 from .checkpoint import Checkpoint, build_defense
 from .cost import weight_bytes
-from .defenses import BASELINE, defense_class, model_config
+from .defenses import BASELINE, SplitModel, defense_class, model_config
+from .defenses.base import Normalize, Standardize
 from .onnx import OPSET, BatchMode, EdgeGraph, FusionGraph, to_onnx
 from .parity import ParityImages, compare
 from .placement import ENCODER, FUSION, REFERENCE, placement_graph, read_part
@@ -123,12 +124,13 @@ def export_bundle(
         "batch": batch,
         "wire": [{"dtype": w.dtype, **({"low": w.low, "high": w.high} if w.dtype == "uint8" else {})} for w in wires],
     }
-    write_bundle(out, _manifests(checkpoint, parts, contents, export, parity, privacy), contents)
+    write_bundle(out, _manifests(checkpoint, model, parts, contents, export, parity, privacy), contents)
     return parity
 
 
 def _manifests(
     checkpoint: Checkpoint,
+    model: SplitModel,
     parts: Sequence[Part],
     contents: dict[str, dict[str, bytes]],
     export: dict[str, Any],
@@ -141,6 +143,8 @@ def _manifests(
     identity = bundle_id(every, {"defense": checkpoint.defense, "config": config, "export": export})
     common = {"format_version": FORMAT_VERSION, "bundle_id": identity, "defense": checkpoint.defense}
     size = export["image_size"]
+    first = next(layer for layer in model.edge.modules() if isinstance(layer, (Normalize, Standardize)))
+    by_data = isinstance(first, Normalize)
     edge = Manifest(
         **common,
         party=EDGE,
@@ -150,9 +154,8 @@ def _manifests(
         labels=checkpoint.class_names,
         preprocessing={
             "input": f"uint8 RGB (N, {size}, {size}, 3); centred crop and bicubic resize before it",
-            "in_graph": "x / 255, then (x - mean) / std per channel",
-            "mean": list(checkpoint.config.mean),
-            "std": list(checkpoint.config.std),
+            "in_graph": f"x / 255, then {first.formula}",
+            **({"mean": list(checkpoint.config.mean), "std": list(checkpoint.config.std)} if by_data else {}),
         },
         provenance={
             "paper": defense_class(checkpoint.defense).paper,

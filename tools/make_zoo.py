@@ -71,6 +71,7 @@ def card(checkpoint: Checkpoint, audit: AuditReport | None = None) -> str:
     size = checkpoint.image_size
     target = Target(checkpoint)
     settings = {k: getattr(checkpoint.config, k) for k in checkpoint.config.__dataclass_fields__}
+    taught = ", but it was taught by the first as well as by the labels" if "teacher" in training else ""
     recipe = {k: v for k, v in training.items() if k not in ("model", "defense")}
     parts = "\n".join(f"| {n} | {p['num_images']:,} | `{p['sha256'][:16]}` |" for n, p in data["parts"].items())
     return f"""---
@@ -97,7 +98,7 @@ Defense: `{checkpoint.defense}` ({defense_class(checkpoint.defense).paper}). Set
 
 {_code(recipe)}
 
-The undefended model and the defended ones of this zoo were trained by the same recipe and number of epochs.
+The undefended model and the defended ones of this zoo were trained by the same recipe and number of epochs{taught}.
 Settings were chosen on validation and auxiliary images; the test images were used once, at the end.
 
 ## Data

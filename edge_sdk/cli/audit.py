@@ -62,10 +62,11 @@ def audit(
         num_images=n,
         seed=seed,
     )
+    chosen = choose_device(device)
     checkpoint = load_checkpoint(zoo_model(model, backbone) if model in DEFENSES else Path(model))
     others = [load_report(each) for each in against]
     splits = load_splits(data, checkpoint.image_size, checkpoint.data["seed"])
-    target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads, device=choose_device(device))
+    target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads, device=chosen)
     with stages() as progress:
         report = run_audit(target, splits, config, out, progress)
     page = write_html(report, target, splits, out, others)

@@ -33,7 +33,7 @@ def train(
         None, help="With --base: PSNR that the noise must keep rebuilding below, dB."
     ),
     teacher: str | None = typer.Option(
-        None, help="model.safetensors, or the name of a shipped defense, whose answers to learn from too."
+        None, help="model.safetensors, or the name of a shipped defense (with --backbone), to learn the answers of too."
     ),
     distillation: float | None = typer.Option(None, help="With --teacher: share of its answers in the targets."),
     setting: list[str] = typer.Option([], "--set", help="A setting of the defense, as NAME=VALUE; may be repeated."),
@@ -82,6 +82,8 @@ def train(
     }
     if base is None and (fsinfo_target is not None or psnr_ceiling is not None):
         raise ConfigError("--fsinfo-target and --psnr-ceiling are for noise on a trained model: give it to --base")
+    if teacher is None and distillation:
+        raise ConfigError(f"--distillation {distillation:g} is of a teacher's answers: give --teacher")
     source, teaching = (
         None if name is None else load_checkpoint(zoo_model(name, backbone) if name in DEFENSES else Path(name))
         for name in (base, teacher)
@@ -96,9 +98,12 @@ def train(
                 f"--image-size {image_size}: the base is of {source.image_size}x{source.image_size} images"
             )
         changes["image_size"] = source.image_size
+    size = config.image_size if source is None else source.image_size
+    if teaching is not None and teaching.image_size != size:
+        raise ConfigError(f"the teacher takes images of {teaching.image_size}x{teaching.image_size}, not {size}x{size}")
     chosen = choose_device(device)
     check_out(out, resume)
-    splits = load_splits(data, config.image_size if source is None else source.image_size, split_seed)
+    splits = load_splits(data, size, split_seed)
     initial = None
     if source is not None:
         settings, initial = start_from(

@@ -2,8 +2,8 @@
 
 A power mode switches streaming multiprocessors (SMs) off and caps the clocks of GPU and memory, so the key of every
 figure is module and mode. Sources: data sheets and shipped nvpmodel configurations (for Orin as mirrored in LineageOS's
-android_device_nvidia_concord, with the Super modes of JetPack 6.2); ``sourced`` is False where a figure of a mode was
-found in no document.
+android_device_nvidia_concord, with the Super modes of JetPack 6.2, and the 7 W ones of the firmware before it);
+``sourced`` is False where a figure of a mode was found in no document. AGX Orin's nvpmodel puts MODE_ before the watts.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _ALL = (
     Device(
         "orin-nano-8gb", "Jetson Orin Nano 8 GB", "8.7", 256, _AMPERE,
         (
-            PowerMode("MAXN_SUPER", 8, 1020, 102.0), PowerMode("25W", 8, 918, 102.0), PowerMode("15W", 8, 625, 68.0),
+            PowerMode("MAXN_SUPER", 8, 1020, 102.0), PowerMode("25W", 8, 918, 102.0), PowerMode("15W", 8, 612, 68.0),
             PowerMode("7W", 4, 408, 68.0),
         ),
     ),

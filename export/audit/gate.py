@@ -9,6 +9,7 @@ from typing import Any
 from edge_sdk.errors import LeakageError
 
 from ..checkpoint import Checkpoint
+from ..defenses import completed_settings
 from .results import AuditReport, load_report
 from .run import ATTACKS, adversaries
 
@@ -52,7 +53,10 @@ def audit_summary(
     reason = None
     if report.weights_sha256 != checkpoint.weights_sha256:
         reason = "is of other weights; audit this model"
-    elif (report.defense, report.config) != (checkpoint.defense, checkpoint.settings):
+    elif (report.defense, completed_settings(report.defense, report.config)) != (
+        checkpoint.defense,
+        checkpoint.settings,
+    ):
         reason = f"is of {report.defense} with other settings; audit this model"
     elif report.wire_dtype not in ("float32", wire_dtype):
         reason = f"is of {report.wire_dtype} features, not {wire_dtype}; audit those, or float32"

@@ -21,6 +21,7 @@ from edge_sdk.files import write_aside
 
 from ..checkpoint import load_tensors, save_tensors
 from ..data import Splits
+from ..defenses import completed_settings
 from ..train import environment
 from .attacks.base import Rebuild
 from .budget import Budget, Entry, budget
@@ -190,7 +191,8 @@ def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig,
     ours = json.loads(json.dumps({**identity, **asdict(config)}))
     path = work / "settings.json"
     if path.exists():
-        theirs = json.loads(path.read_bytes())
+        theirs = {"device": "cpu", **json.loads(path.read_bytes())}  # of before there was a choice
+        theirs["config"] = completed_settings(target.checkpoint.defense, theirs.get("config", {}))
         # More metrics and attacks may be asked of the same audit.
         changed = sorted(k for k in ours if k not in ("metrics", "attacks") and theirs.get(k) != ours[k])
         if changed:

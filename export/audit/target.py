@@ -32,6 +32,7 @@ class Target:
         device: where attackers compute. The encoder runs on the CPU, as the one that ships.
 
     Attributes:
+        device: where attackers compute.
         num_servers: that get a share.
         edge_cost: of the encoder, for one image.
         wire_bytes: that leave the device for one image.
@@ -59,6 +60,7 @@ class Target:
         graphs.model.requires_grad_(False)  # an attacker searches images, not weights
         if device.type == "cuda":
             torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = False  # whose rounding would pass for information
         # What attackers take gradients of; the graphs' own draws the noise of what is sent.
         self._searched = graphs.model if device == CPU else copy.deepcopy(graphs.model).to(device)
         self._unpacking = [_unpacking(tail) for tail in graphs.model.tails]

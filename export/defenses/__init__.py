@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
+from typing import Any
 
 import msgspec
 
@@ -19,8 +23,10 @@ __all__ = [
     "Objective",
     "SplitModel",
     "Unpacking",
+    "completed_settings",
     "defense_class",
     "model_config",
+    "recorded_settings",
 ]
 
 DEFENSES = {
@@ -68,3 +74,20 @@ def model_config(defense: str, **settings: object) -> ModelConfig:
         # A value that the settings' own check refuses comes wrapped; its message is the one to show.
         raise ConfigError(str(error.__cause__ or f"{defense}: {error}")) from error
     return config
+
+
+def recorded_settings(config: ModelConfig) -> dict[str, Any]:
+    """All of a model's settings as JSON gives them back, for records that are written and compared."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return settings
+
+
+def completed_settings(defense: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of an older version with the defaults of the settings that it did not know.
+
+    One that is none of this defense's is given back as it is.
+    """
+    try:
+        return recorded_settings(model_config(defense, **settings))
+    except ConfigError:
+        return dict(settings)

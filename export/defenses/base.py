@@ -65,7 +65,8 @@ class CrossEntropyConfig(ModelConfig):
 class Batch(NamedTuple):
     """``images`` ``(N, 3, H, W)`` float in [0, 1]; ``labels`` ``(N,)`` int64; ``targets`` ``(N, num_classes)`` float32.
 
-    A target is the probability of each class: 1 for the label's, or shared with another image's where two are mixed.
+    A target is the probability of each class: 1 for the label's, or shared with another image's where two are mixed,
+    and with a teacher's answers where there is one.
     """
 
     images: Tensor
@@ -87,6 +88,8 @@ class Objective(NamedTuple):
 class Normalize(nn.Module):
     """``(x - mean) / std`` per channel of ``(N, 3, H, W)``."""
 
+    formula = "(x - mean) / std per channel"
+
     mean: Tensor
     std: Tensor
 
@@ -99,12 +102,21 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def input_layer(config: ModelConfig, standardize: bool) -> nn.Module:
-    """``Normalize`` by the data's statistics, or each image to mean 0 and deviation 1 over all its channels [ours].
+class Standardize(nn.GroupNorm):
+    """Each image ``(N, 3, H, W)`` to mean 0 and deviation 1 over all its values [ours].
 
-    With the latter an image's own brightness and contrast never leave the device.
+    Its own brightness and contrast never leave the device.
     """
-    return nn.GroupNorm(1, 3, eps=1e-4, affine=False) if standardize else Normalize(config.mean, config.std)
+
+    formula = "(x - mean of the image) / sqrt(variance of the image + 1e-4), over all its values"
+
+    def __init__(self) -> None:
+        super().__init__(1, 3, eps=1e-4, affine=False)
+
+
+def input_layer(config: ModelConfig, standardize: bool) -> Normalize | Standardize:
+    """The first layer of an encoder: by the image's own statistics, or by the data's."""
+    return Standardize() if standardize else Normalize(config.mean, config.std)
 
 
 class Unpacking(nn.Module):

@@ -137,7 +137,10 @@ class SiftFunnel:
 
 
 def _mix(n: int, bounded: bool) -> list[nn.Module]:
-    """conv3, SiLU, conv1, conv3, conv5, ReLU, all n to n: the funnel's end for every backbone."""
+    """conv3, SiLU, conv1, conv3, conv5, ReLU, all n to n: the funnel's end for every backbone.
+
+    ``bounded`` normalises before the ReLU, which then ends at 6.
+    """
     last = [nn.BatchNorm2d(n), nn.ReLU6()] if bounded else [nn.ReLU()]
     return [
         _near_identity(n, 3),

@@ -10,7 +10,7 @@ import torch
 
 from edge_sdk.errors import ConfigError, DataError, DeviceError
 from export.augment import augment, cut_mix
-from export.checkpoint import load_checkpoint
+from export.checkpoint import load_checkpoint, load_tensors, save_tensors
 from export.data import load_splits
 from export.recipes import recipe_config
 from export.train import choose_device, evaluate, train
@@ -107,8 +107,19 @@ def test_teachers_that_cannot_teach_are_refused(splits, teacher, image_folder, t
     with pytest.raises(DataError, match="not the parts that the teacher was trained on"):
         train(_config(splits, distillation=0.5), other, tmp_path, device=CPU, teacher=teacher)
     larger = load_splits(str(image_folder), 32)
-    with pytest.raises((ConfigError, DataError)):
+    with pytest.raises(ConfigError, match="images of 16, this training has 32"):
         train(_config(splits, distillation=0.5, image_size=32), larger, tmp_path, device=CPU, teacher=teacher)
+
+
+def test_a_state_of_before_a_setting_was_there_is_continued(splits, tmp_path):
+    config = _config(splits)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits, tmp_path, device=CPU, report=_interrupt)
+    tensors, record = load_tensors(tmp_path / "state.safetensors")
+    del record["settings"]["distillation"], record["settings"]["model"]["blocks"]
+    save_tensors(tmp_path / "state.safetensors", tensors, record)
+    train(config, splits, tmp_path, device=CPU, resume=True)
+    assert load_checkpoint(tmp_path / "model.safetensors").training["distillation"] == 0
 
 
 def test_another_seed_gives_other_weights(splits, tmp_path):

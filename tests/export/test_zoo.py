@@ -9,6 +9,7 @@ import pytest
 from edge_sdk.bundle import parties
 from edge_sdk.errors import ConfigError
 from edge_sdk.profile.end_to_end import measure
+from export.audit.gate import audit_summary
 from export.checkpoint import load_checkpoint
 from export.data import image_folder, load_splits
 from export.train import evaluate
@@ -39,7 +40,23 @@ def test_the_card_states_what_the_checkpoint_records(name):
     card = (ZOO / name / "README.md").read_text()
     assert f"| test accuracy | {checkpoint.accuracy['test']:.2%} " in card
     assert f"epochs={checkpoint.training['epochs']}" in card
+    assert ("taught by" in card) == ("teacher" in checkpoint.training)
     assert zoo_model(checkpoint.defense, checkpoint.config.backbone).parent.name == name
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in ZOO.glob("*/audit.json")])
+def test_a_shipped_audit_holds_for_the_shipped_model(name):
+    checkpoint = load_checkpoint(ZOO / name / "model.safetensors")
+    summary = audit_summary(checkpoint, ZOO / name / "audit.json", "float32", 32, max_psnr_db=60, max_fsinfo=60)
+    assert summary is not None
+    assert f"{summary['best_attack']['psnr_db']:.2f} dB" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_says_who_was_taught():
+    taught = [
+        c.defense for c in (load_checkpoint(ZOO / n / "model.safetensors") for n in MODELS) if "teacher" in c.training
+    ]
+    assert ("taught by the undefended model" in (ROOT / "README.md").read_text()) == bool(taught)
 
 
 def test_an_unknown_model_lists_the_shipped_ones():

@@ -142,7 +142,19 @@ def _cases(bundle, photo, tmp):
         "export compared on nothing": (["export", "--defense", "none", "--data", tmp / "no"], "no such file"),
         "train at an odd size": ([*train, "--defense", "none", "--image-size", "33"], "multiple of 16"),
         "train on a wrong device": ([*train, "--defense", "none", "--device", "tpu"], "auto, cpu or cuda"),
-        "train with too much teaching": ([*train, "--defense", "none", "--distillation", "2"], "must be in [0, 1]"),
+        "train with too much teaching": (
+            [*train, "--defense", "none", "--teacher", "none", "--distillation", "2"],
+            "must be in [0, 1]",
+        ),
+        "train taught by nobody": ([*train, "--defense", "none", "--distillation", "0.5"], "give --teacher"),
+        "train taught at another size": (
+            [*train, "--defense", "none", "--teacher", "none", "--image-size", "64"],
+            "the teacher takes images of 32x32, not 64x64",
+        ),
+        "audit on a wrong device": (
+            ["audit", "none", "--data", tmp / "empty", "--out", tmp / "r", "--device", "tpu"],
+            "auto, cpu or cuda",
+        ),
         "train at a wrong rate": ([*train, "--defense", "none", "--lr", "-1"], "learning_rate must be positive"),
         "train a funnel of no design": ([*train, "--defense", "siftfunnel", "--backbone", "vit"], "no encoder for vit"),
         "train too many servers": ([*train, "--defense", "privdfs", "--set", "num_servers=9"], "must be 2 to 8"),

@@ -134,6 +134,25 @@ def test_a_folder_of_another_audit_is_not_mixed(audited, target, splits):
         run_audit(target, splits, _config(seed=1), audited[1])
 
 
+def test_diffusion_attacks_features_with_noise(make_checkpoint, splits):
+    """The noise is drawn by the encoder, in float32, though the attacker trains in bfloat16."""
+    view = Target(make_checkpoint("gaussian", size=SIZE)).view([0])
+    own = torch.from_numpy(splits.auxiliary.pixels[:32]).permute(0, 3, 1, 2).contiguous()
+    attack = DiffusionAttack(width=16, condition=16, epochs=1, batch_size=16, sampling_steps=2)
+    rebuild = attack.fit(view, own, None, lambda done, total: None)
+    assert rebuild(view.observe(own[:4].float() / 255)).shape == (4, 3, SIZE, SIZE)
+
+
+def test_an_audit_of_before_a_setting_was_there_goes_on(target, splits, tmp_path):
+    run_audit(target, splits, _config(metrics=("dcor",), attacks=("blind",)), tmp_path)
+    path = tmp_path / "work" / "settings.json"
+    settings = json.loads(path.read_text())
+    del settings["device"], settings["config"]["blocks"]
+    path.write_text(json.dumps(settings))
+    report = run_audit(target, splits, _config(metrics=(), attacks=("likelihood",)), tmp_path)
+    assert [attack.name for attack in report.views[0].attacks] == ["blind", "likelihood"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_attackers_on_a_gpu_rebuild_what_they_rebuild_on_the_cpu(target, audited, splits, tmp_path):
