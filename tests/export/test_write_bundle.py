@@ -167,3 +167,13 @@ def test_uint8_packing_rounds_to_the_nearest_step_and_clips():
 
 def test_an_export_leaves_nothing_beside_its_bundle(bundle):
     assert [path.name for path in bundle.parent.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_the_manifest_says_how_the_graph_normalises(make_checkpoint, tmp_path, standardize):
+    export_bundle(
+        make_checkpoint("siftfunnel", standardize=standardize), tmp_path / "b", images=parity_images(None, 32)
+    )
+    said = open_party(tmp_path / "b" / "edge").manifest.preprocessing
+    assert ("mean" in said) == ("std" in said) == (not standardize)
+    assert ("variance of the image" in said["in_graph"]) == standardize
