@@ -71,7 +71,11 @@ def card(checkpoint: Checkpoint, audit: AuditReport | None = None) -> str:
     size = checkpoint.image_size
     target = Target(checkpoint)
     settings = {k: getattr(checkpoint.config, k) for k in checkpoint.config.__dataclass_fields__}
-    taught = ", but it was taught by the first as well as by the labels" if "teacher" in training else ""
+    taught = (
+        "; this one was taught by the undefended one's answers as well as by the labels"
+        if "teacher" in training
+        else ""
+    )
     recipe = {k: v for k, v in training.items() if k not in ("model", "defense")}
     parts = "\n".join(f"| {n} | {p['num_images']:,} | `{p['sha256'][:16]}` |" for n, p in data["parts"].items())
     return f"""---
