@@ -90,7 +90,7 @@ def cifar_sample(cifar_archive: Path, tmp_path_factory: pytest.TempPathFactory) 
         for member in tar:
             number = re.search(r"(\d+)\.jpg$", member.name)
             if number and int(number.group(1)) < 40:
-                tar.extract(member, target, filter="data")
+                tar.extract(member, target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return target / "cifar10"
 
 
