@@ -295,7 +295,7 @@ def _attack(
         path = folder / f"rebuilt.{i}.safetensors"
         if not path.exists():
             torch.manual_seed(config.seed * 1_000_003 + i)
-            rebuilt = (rebuild(view.observe(batch)) * 255).round().to(torch.uint8)
+            rebuilt = (rebuild(view.observe(batch)) * 255).round().to(torch.uint8).contiguous()
             save_tensors(path, {"rebuilt": rebuilt}, {})
         parts.append(load_tensors(path)[0]["rebuilt"].float() / 255)
         progress(i + 1, len(batches))
