@@ -43,11 +43,9 @@ def audit(
         from export.audit.results import load_report
         from export.audit.run import ATTACKS, METRICS, AuditConfig, run_audit
         from export.audit.target import Target
-        from export.checkpoint import load_checkpoint
         from export.data import load_splits
-        from export.defenses import DEFENSES
         from export.train import choose_device
-        from export.zoo import zoo_model
+        from export.zoo import named_checkpoint
     from ..progress import stages
     from .tables import write_json
 
@@ -63,7 +61,7 @@ def audit(
         seed=seed,
     )
     chosen = choose_device(device)
-    checkpoint = load_checkpoint(zoo_model(model, backbone) if model in DEFENSES else Path(model))
+    checkpoint = named_checkpoint(model, backbone)
     others = [load_report(each) for each in against]
     splits = load_splits(data, checkpoint.image_size, checkpoint.data["seed"])
     target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads, device=chosen)

@@ -57,13 +57,12 @@ def train(
         import torch
 
         from export.base_model import start_from
-        from export.checkpoint import build_defense, load_checkpoint
+        from export.checkpoint import build_defense
         from export.data import load_splits
-        from export.defenses import DEFENSES
         from export.recipes import recipe_config
         from export.train import check_out, choose_device
         from export.train import train as run_training
-        from export.zoo import zoo_model
+        from export.zoo import named_checkpoint
     settings = dict(parse_setting(text) for text in setting)
     if split is not None:
         settings["split"] = split
@@ -84,10 +83,8 @@ def train(
         raise ConfigError("--fsinfo-target and --psnr-ceiling are for noise on a trained model: give it to --base")
     if teacher is None and distillation:
         raise ConfigError(f"--distillation {distillation:g} is of a teacher's answers: give --teacher")
-    source, teaching = (
-        None if name is None else load_checkpoint(zoo_model(name, backbone) if name in DEFENSES else Path(name))
-        for name in (base, teacher)
-    )
+    source = None if base is None else named_checkpoint(base, backbone)
+    teaching = None if teacher is None else named_checkpoint(teacher, backbone)
     if source is None:  # checked once before the images are read, and again with their number of classes
         config = recipe_config(recipe, defense, {"backbone": backbone, **settings}, changes)
         with torch.device("meta"):

@@ -98,9 +98,9 @@ class SiftFunnel:
         n, wide = design.channels, design.wide
         funnel = [layer for layer in design.funnel if config.funnel_pool or not isinstance(layer, nn.MaxPool2d)]
         if config.blocks:
-            funnel.sort(key=lambda layer: not isinstance(layer, nn.MaxPool2d))  # blocks cost less after the pooling
-            after = int(isinstance(funnel[0], nn.MaxPool2d))
-            funnel[after:after] = [BasicBlock(design.width, design.width, 1) for _ in range(config.blocks)]
+            pooling = [layer for layer in funnel if isinstance(layer, nn.MaxPool2d)]  # blocks cost less after it
+            blocks = [BasicBlock(design.width, design.width, 1) for _ in range(config.blocks)]
+            funnel = [*pooling, *blocks, *(layer for layer in funnel if layer not in pooling)]
         edge = nn.Sequential(
             input_layer(config, config.standardize),
             *design.stem,

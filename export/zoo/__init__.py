@@ -6,6 +6,9 @@ from pathlib import Path
 
 from edge_sdk.errors import ConfigError
 
+from ..checkpoint import Checkpoint, load_checkpoint
+from ..defenses import DEFENSES
+
 _HERE = Path(__file__).parent
 
 
@@ -23,3 +26,13 @@ def zoo_model(defense: str, backbone: str) -> Path:
             "train one and give it to --checkpoint"
         )
     return path
+
+
+def named_checkpoint(name: str, backbone: str) -> Checkpoint:
+    """The shipped model of a defense's name, with that backbone; or what lies at a path.
+
+    Raises:
+        ConfigError: none is shipped for these.
+        DataError: no such file, or no checkpoint.
+    """
+    return load_checkpoint(zoo_model(name, backbone) if name in DEFENSES else Path(name))

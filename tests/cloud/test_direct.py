@@ -19,7 +19,7 @@ from ..conftest import uvicorn_here
 
 FEATURES = np.random.default_rng(0).random((1, 12, 8, 8), np.float32)
 PATH = "/v2/models/tail/infer"
-LIMIT = 100_000
+LIMIT = 1_000_000
 
 
 async def _application(scope, receive, send):
@@ -184,7 +184,7 @@ def test_a_client_that_leaves_is_noted_and_forgotten(model, sent):
 
 def test_what_a_client_that_left_has_queued_is_not_run(model):
     """One that stays has its turn next; nobody's slot is lost."""
-    features = np.repeat(FEATURES, 30, 0)
+    features = np.repeat(FEATURES, 200, 0)
     with _serving(model, Limits(max_concurrency=9)) as (connect, _), connect() as stays:
         stays.sendall(_call("first", features=features))
         for _ in range(8):
@@ -195,7 +195,7 @@ def test_what_a_client_that_left_has_queued_is_not_run(model):
         stays.sendall(_call("last"))
         assert _id(_answers(stays, 1)[0]) == "last"
     assert model.statistics.failures["CANCELED"].count + model.statistics.success.count == 10
-    assert model.statistics.failures["CANCELED"].count >= 1
+    assert model.statistics.failures["CANCELED"].count >= 6
 
 
 def test_whom_the_guard_refuses_is_told_by_the_application(model):
