@@ -53,6 +53,11 @@ class Checkpoint:
         return model.eval()
 
     @property
+    def identity(self) -> str:
+        """Which model it is, for the records of others."""
+        return f"{self.defense} {self.weights_sha256[:16]}"
+
+    @property
     def weights_sha256(self) -> str:
         """Hash of all weights, names, dtypes and shapes included: what an audit is of."""
         digest = hashlib.sha256()

@@ -6,15 +6,44 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
+import torch
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, Part, PartyBundle, Precision
 from edge_sdk.tensors import Array
 
 from .cost import count_cost
-from .shipped import TensorNames, source
+from .onnx import BatchMode, FusionGraph, to_onnx
+from .shipped import RECEIVED, ShippedGraphs, TensorNames, source
 
 ENCODER, FUSION, REFERENCE = "encoder", "fusion", "reference"
+
+
+def onnx_files(graphs: ShippedGraphs, image_size: int, batch: BatchMode) -> dict[str, bytes]:
+    """Encoder, tails and the fusion if there is one, in float32, by part.
+
+    Args:
+        graphs: of the model.
+        image_size: height and width.
+        batch: ``static`` fixes batch 1.
+
+    Raises:
+        BackendError: the exporter refuses a part.
+    """
+    names = graphs.names
+    files = {ENCODER: graphs.encoder_onnx(image_size, batch)}
+    example = torch.zeros(2 if batch == "dynamic" else 1, image_size, image_size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        packed = graphs.edge(example, graphs.draw_noise(example))
+        answers = [tail(share) for tail, share in zip(graphs.tails, packed, strict=True)]
+    for i, tail in enumerate(graphs.tails):
+        files[names.tails[i]] = to_onnx(tail, (packed[i],), [names.shares[i]], [names.outputs[i]], batch)
+    if graphs.model.fusion is not None:
+        received = torch.ones(len(example), len(answers))
+        files[FUSION] = to_onnx(
+            FusionGraph(graphs.model.fusion).eval(), (answers, received), [*names.outputs, RECEIVED], ["logits"], batch
+        )
+    return files
 
 
 def placement_graph(files: Mapping[str, bytes], names: TensorNames) -> tuple[Part, ...]:

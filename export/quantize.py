@@ -27,6 +27,7 @@ from .onnx import checked_onnx
 from .placement import FUSION, REFERENCE, Chain
 from .shipped import ShippedGraphs
 
+CALIBRATION_IMAGES = 256
 OPERATORS = ["Conv", "Gemm", "MatMul"]
 BATCH = 16
 AGREEMENT = 0.99
@@ -73,6 +74,11 @@ def quantize(
         if calibration.agreement(found) >= AGREEMENT:
             break
     return Quantized(found, sorted(f"{part}/{node}" for part, nodes in kept.items() for node in nodes))
+
+
+def calibration_images(training: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Some of the training images ``(N, H, W, 3)``, from all over: a folder's are sorted by class."""
+    return training[:: max(len(training) // CALIBRATION_IMAGES, 1)][:CALIBRATION_IMAGES]
 
 
 class _Calibration:

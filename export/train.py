@@ -63,6 +63,7 @@ def train(
     device: torch.device,
     resume: bool = False,
     initial: Mapping[str, Tensor] | None = None,
+    base: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> Checkpoint:
@@ -78,6 +79,7 @@ def train(
         device: where to compute.
         resume: continue from ``out``'s state instead of refusing to overwrite it; from the start if there is none.
         initial: weights to start from instead of random ones.
+        base: the trained model that these came from, for the record.
         teacher: a trained model whose answers make up ``config.distillation`` of the targets (Hinton et al., arXiv
             1503.02531; on the augmented image itself, as Beyer et al., arXiv 2106.05237).
         report: called with every epoch's metrics.
@@ -90,7 +92,7 @@ def train(
     if config.model.num_classes != len(splits.class_names):
         raise DataError(f"{config.model.num_classes} classes configured, {len(splits.class_names)} in {splits.name}")
     check_out(out, resume)
-    run = _Run(config, splits, device, initial, teacher)
+    run = _Run(config, splits, device, initial, base, teacher)
     state = out / STATE_FILE
     if state.exists():
         run.load(state)
@@ -192,13 +194,16 @@ class _Run:
         splits: Splits,
         device: torch.device,
         initial: Mapping[str, Tensor] | None = None,
+        base: Checkpoint | None = None,
         teacher: Checkpoint | None = None,
     ) -> None:
         self.config, self.splits, self.device = config, splits, device
         self.settings = json.loads(json.dumps(asdict(config)))
+        if base is not None:
+            self.settings["base"] = base.identity
         self.teacher = None if teacher is None else _teacher(teacher, config, splits).to(device)
         if teacher is not None:
-            self.settings["teacher"] = f"{teacher.defense} {teacher.weights_sha256[:16]}"
+            self.settings["teacher"] = teacher.identity
         elif config.distillation:
             raise ConfigError("distillation needs a teacher: give --teacher")
         self.history: list[dict[str, Any]] = []

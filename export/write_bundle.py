@@ -20,12 +20,12 @@ from .checkpoint import Checkpoint, build_defense
 from .cost import weight_bytes
 from .defenses import BASELINE, SplitModel, defense_class, model_config
 from .defenses.base import Normalize, Standardize
-from .onnx import OPSET, BatchMode, EdgeGraph, FusionGraph, to_onnx
+from .onnx import OPSET, BatchMode, EdgeGraph, to_onnx
 from .parity import ParityImages, compare
-from .placement import ENCODER, FUSION, REFERENCE, placement_graph, read_part
+from .placement import REFERENCE, onnx_files, placement_graph, read_part
 from .precision import LowPrecision, lowered
 from .recipes import check_image_size
-from .shipped import RECEIVED, keyed_modules, shipped_graphs
+from .shipped import keyed_modules, shipped_graphs
 from .wire import Wire, WireDtype
 
 PARITY_LIMIT = 1e-3
@@ -76,27 +76,14 @@ def export_bundle(
     if size != trained_for:
         raise ConfigError(f"this model is for {trained_for}x{trained_for} images alone; {size}x{size} was asked for")
     graphs = shipped_graphs(checkpoint, wire_dtype, key)
-    model, wires, edge, tails = graphs
-    if key is None and keyed_modules(model):
+    if key is None and keyed_modules(graphs.model):
         raise ConfigError(
             "this model was trained for keys; give a user's by --key-file, or all would have one partition"
         )
-    names = graphs.names
-    files: dict[str, bytes] = {ENCODER: graphs.encoder_onnx(size, batch)}
-    example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        packed = edge(example, graphs.draw_noise(example))
-    for i, tail in enumerate(tails):
-        files[names.tails[i]] = to_onnx(tail, (packed[i],), [names.shares[i]], [names.outputs[i]], batch)
-    if model.fusion is not None:
-        answers = [torch.zeros(len(example), len(checkpoint.class_names)) for _ in tails]
-        received = torch.ones(len(example), len(tails))
-        files[FUSION] = to_onnx(
-            FusionGraph(model.fusion).eval(), (answers, received), [*names.outputs, RECEIVED], ["logits"], batch
-        )
+    files = onnx_files(graphs, size, batch)
     if checkpoint.defense != BASELINE:
         files[REFERENCE] = _undefended_encoder(checkpoint, size, batch)
-    parts = placement_graph(files, names)
+    parts = placement_graph(files, graphs.names)
     parity = {"fp32": compare(graphs, parts, files, images, PARITY_LIMIT if wire_dtype == "float32" else None)}
     variants: dict[str, dict[str, bytes]] = {}
     for precision in precisions:
@@ -122,9 +109,11 @@ def export_bundle(
         "opset": OPSET,
         "image_size": size,
         "batch": batch,
-        "wire": [{"dtype": w.dtype, **({"low": w.low, "high": w.high} if w.dtype == "uint8" else {})} for w in wires],
+        "wire": [
+            {"dtype": w.dtype, **({"low": w.low, "high": w.high} if w.dtype == "uint8" else {})} for w in graphs.wires
+        ],
     }
-    write_bundle(out, _manifests(checkpoint, model, parts, contents, export, parity, privacy), contents)
+    write_bundle(out, _manifests(checkpoint, graphs.model, parts, contents, export, parity, privacy), contents)
     return parity
 
 

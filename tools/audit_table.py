@@ -2,19 +2,22 @@
 
     python tools/audit_table.py [--write]
 
-Prints the table; --write puts it into README.md. Of several servers it shows the one of whom most was rebuilt, and all
-of them together.
+Prints the table; --write puts it into README.md. Of several servers it shows, for each number of them that pool what
+they see, those from whom most was rebuilt. Below stands how well FSInfo ranks what the best attack reached, over all
+adversaries of all audits.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from keep_audit import AUDITS
 from make_zoo import ZOO
 from marked_table import markdown, replaced
 
+from export.audit.plots import spearman
 from export.audit.results import AUDIT_FILE, AuditReport, ViewResult, load_report
 from export.audit.run import ATTACKS
 
@@ -26,29 +29,56 @@ def main() -> None:
     """Parse the command line, print or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    text = table()
+    texts = {"audits": table(), "rank": rank()}
     if parser.parse_args().write:
-        README.write_text(replaced(README.read_text(), "audits, by tools/audit_table.py", text))
+        readme = README.read_text()
+        for name, text in texts.items():
+            readme = replaced(readme, f"{name}, by tools/audit_table.py", text)
+        README.write_text(readme)
     else:
-        print(text)
+        print("\n\n".join(texts.values()))
 
 
 def table() -> str:
     """Markdown, without a line's end."""
-    paths = [*sorted(ZOO.glob(f"*/{AUDIT_FILE}")), *sorted(AUDITS.glob("*.json"))]
     header = ["defense", "accuracy", "edge MFLOP", "bytes", "FSInfo", "MINE", "dCor²", "effective", *ATTACKS]
-    rows: list[list[str]] = []
-    for path in paths:
-        report = load_report(path)
-        name = f"`{report.defense}`" if path.name == AUDIT_FILE else f"`{report.defense}` ({path.stem})"
-        rows += [row(report, view, name + note) for view, note in _views(report)]
+    rows = [row(report, view, name + note) for name, report in kept_audits() for view, note in _views(report)]
     return markdown(header, rows)
 
 
-def _views(report: AuditReport) -> list[tuple[ViewResult, str]]:
-    if len(report.views) == 1:
-        return [(report.views[0], "")]
-    return [(report.worst, ", a server"), (report.views[-1], f", all {len(report.views[-1].servers)} servers")]
+def rank() -> str:
+    """A sentence on whether FSInfo tells what attacks reach."""
+    points = [
+        (information.value, view.best_attack.psnr_db)
+        for _, report in kept_audits()
+        for view in report.views
+        if (information := view.metric("FSInfo")) and view.attacks
+    ]
+    found = spearman(points)
+    if found is None:
+        return f"FSInfo is known of {len(points)} attacked adversaries, too few to correlate."
+    return (
+        f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over the {len(points)} "
+        "adversaries of these models."
+    )
+
+
+def kept_audits() -> Iterator[tuple[str, AuditReport]]:
+    """Every audit of the repository, by the name that the table gives it: shipped models first."""
+    paths = [*sorted(ZOO.glob(f"*/{AUDIT_FILE}")), *sorted(AUDITS.glob("*.json"))]
+    for path in paths:
+        report = load_report(path)
+        name = f"`{report.title}`"
+        yield (name if path.name == AUDIT_FILE else f"{name} ({path.stem})"), report
+
+
+def _views(report: AuditReport) -> Iterator[tuple[ViewResult, str]]:
+    """Of each number of servers the set from which most was rebuilt, with the number."""
+    attacked = [view for view in report.views if view.attacks]
+    servers = {server for view in report.views for server in view.servers}
+    for size in sorted({len(view.servers) for view in attacked}):
+        worst = max((v for v in attacked if len(v.servers) == size), key=lambda view: view.best_attack.psnr_db)
+        yield worst, "" if len(servers) == 1 else f", {size} of {len(servers)} servers"
 
 
 def row(report: AuditReport, view: ViewResult, name: str) -> list[str]:

@@ -4,7 +4,8 @@
 
 The shipped undefended network is cut after each of its blocks, its weights as they are, and every cut is audited as
 `edgesdk audit` does it, beside a shipped defended model. The shallowest cut from which no more is rebuilt gives the
-factor that SiftFunnel's paper states as nearly 20. Stopped and run again, it goes on where it was.
+factor that SiftFunnel's paper states as nearly 20. By default the decoder alone attacks, which is the best attack in
+every audit kept here; --attack, more than once, takes others too. Stopped and run again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from export.checkpoint import Checkpoint, build_defense, load_checkpoint
 from export.data import load_splits
 from export.defenses import BASELINE
 from export.models import build_backbone
+from export.train import choose_device
 from export.zoo import zoo_model
 
 
@@ -39,19 +41,22 @@ def main() -> None:
     parser.add_argument("--backbone", default="cnn")
     parser.add_argument("--attack", action="append", choices=ATTACKS, help="default: inversion")
     parser.add_argument("--n", type=int, help="test images to attack at most; default: the budget's")
+    parser.add_argument("--budget", default="small", help="the attackers' means, as for edgesdk audit")
+    parser.add_argument("--device", default="auto", help="where attackers compute: auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     attacks = tuple(arguments.attack or ("inversion",))
     try:
-        config = AuditConfig(metrics=(), attacks=attacks, num_images=arguments.n)
+        config = AuditConfig(metrics=(), attacks=attacks, budget=arguments.budget, num_images=arguments.n)
+        device = choose_device(arguments.device)
         defended = load_checkpoint(zoo_model(arguments.defense, arguments.backbone))
         splits = load_splits(arguments.data, defended.image_size, defended.data["seed"])
         models = {arguments.defense: defended, **dict(cuts(load_checkpoint(zoo_model(BASELINE, arguments.backbone))))}
         with stages() as progress:
             reports = {
                 name: run_audit(
-                    Target(model, num_threads=arguments.threads), splits, config, arguments.out / name,
+                    Target(model, num_threads=arguments.threads, device=device), splits, config, arguments.out / name,
                     lambda what, done, total, name=name: progress(f"{name}, {what}", done, total),
                 )
                 for name, model in models.items()

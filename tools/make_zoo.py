@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,11 +73,6 @@ def card(checkpoint: Checkpoint, audit: AuditReport | None = None) -> str:
     size = checkpoint.image_size
     target = Target(checkpoint)
     settings = {k: getattr(checkpoint.config, k) for k in checkpoint.config.__dataclass_fields__}
-    taught = (
-        "; this one was taught by the undefended one's answers as well as by the labels"
-        if "teacher" in training
-        else ""
-    )
     recipe = {k: v for k, v in training.items() if k not in ("model", "defense")}
     parts = "\n".join(f"| {n} | {p['num_images']:,} | `{p['sha256'][:16]}` |" for n, p in data["parts"].items())
     return f"""---
@@ -102,7 +99,7 @@ Defense: `{checkpoint.defense}` ({defense_class(checkpoint.defense).paper}). Set
 
 {_code(recipe)}
 
-The undefended model and the defended ones of this zoo were trained by the same recipe and number of epochs{taught}.
+{_began(training)}
 Settings were chosen on validation and auxiliary images; the test images were used once, at the end.
 
 ## Data
@@ -126,6 +123,17 @@ for trying the tools and comparing defenses, not for use on people.
 """
 
 
+def _began(training: Mapping[str, Any]) -> str:
+    """Where the training's weights and targets came from."""
+    if "base" in training:
+        return f"It began with the weights of the model `{training['base']}`: these epochs come on top of that one's."
+    taught = "; this one was taught by the undefended one's answers as well as by the labels"
+    return (
+        "The models of this zoo that began with random weights were trained by the same recipe and number of epochs"
+        f"{taught if 'teacher' in training else ''}."
+    )
+
+
 def _audited(audit: AuditReport | None) -> str:
     if audit is None:
         return (
@@ -140,7 +148,7 @@ def _audited(audit: AuditReport | None) -> str:
         for view in audit.views
         for attack in view.attacks
     ]
-    figures = [f"{metric.name} of {view.name} {metric.value:.4g}" for view in audit.views for metric in view.metrics]
+    figures = [f"{metric.title} of {view.name} {metric.value:.4g}" for view in audit.views for metric in view.metrics]
     return (
         f"`edgesdk audit`, budget `{audit.budget}`, features as {audit.wire_dtype}, seed {audit.seed}; the attackers "
         f"had {audit.data['parts']['auxiliary']['num_images']:,} auxiliary images. Lower is more private.\n\n"

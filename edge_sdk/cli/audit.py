@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import needs_extra
-from .export import WireDtype
+from .export import LowPrecision, WireDtype
 
 if TYPE_CHECKING:
     from export.audit.results import AuditReport
@@ -25,7 +25,10 @@ def audit(
     budget: str = typer.Option("small", help="The attackers' means: small (two CPU cores) or full (a GPU, a night)."),
     n: int | None = typer.Option(None, "--n", min=2, help="Test images to attack at most; default: the budget's."),
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
-    against: list[Path] = typer.Option([], help="audit.json of another model to compare with; may be repeated."),
+    precision: LowPrecision | None = typer.Option(None, help="Of the encoder, as exported; default: float32."),
+    against: list[Path] = typer.Option(
+        [], help="audit.json of another model to compare with; may be repeated. [default: the shipped models']"
+    ),
     seed: int = typer.Option(0, min=0, max=2**31, help="Of everything drawn."),
     device: str = typer.Option("auto", help="Where attackers compute: auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, max=1024, help="CPU threads of torch."),
@@ -33,10 +36,15 @@ def audit(
 ) -> None:
     """Measure what a model's features give away, and attack them: metrics, rebuilt images, and a page with pictures.
 
-    What is attacked is the exported encoder. Writes audit.json and audit.html; --attack or --metric alone leaves the
-    other kind out.
+    What is attacked is the exported encoder, in the precision and wire dtype given. Writes audit.json and audit.html;
+    --attack or --metric alone leaves the other kind out.
     """
+    from ..page import check_installed
+
+    check_installed()
     with needs_extra("audit", "edgesdk audit"):
+        import diffusers  # noqa: F401  found missing now, not after the attacks before
+        import skimage  # noqa: F401
         import torch
 
         from export.audit.report import write_html
@@ -44,8 +52,9 @@ def audit(
         from export.audit.run import ATTACKS, METRICS, AuditConfig, run_audit
         from export.audit.target import Target
         from export.data import load_splits
+        from export.quantize import calibration_images
         from export.train import choose_device
-        from export.zoo import named_checkpoint
+        from export.zoo import named_checkpoint, shipped_audits
     from ..progress import stages
     from .tables import write_json
 
@@ -63,8 +72,18 @@ def audit(
     chosen = choose_device(device)
     checkpoint = named_checkpoint(model, backbone)
     others = [load_report(each) for each in against]
+    if not others:
+        shipped = (load_report(each) for each in shipped_audits(checkpoint.config.backbone))
+        others = [each for each in shipped if (each.data, each.image_size) == (checkpoint.data, checkpoint.image_size)]
     splits = load_splits(data, checkpoint.image_size, checkpoint.data["seed"])
-    target = Target(checkpoint, wire_dtype=wire_dtype.value, num_threads=threads, device=chosen)
+    target = Target(
+        checkpoint,
+        wire_dtype=wire_dtype.value,
+        precision="fp32" if precision is None else precision.value,
+        calibration=calibration_images(splits.train.pixels) if precision is LowPrecision.INT8 else None,
+        num_threads=threads,
+        device=chosen,
+    )
     with stages() as progress:
         report = run_audit(target, splits, config, out, progress)
     page = write_html(report, target, splits, out, others)
@@ -85,11 +104,14 @@ def print_report(report: AuditReport) -> None:
         for view in report.views for a in view.attacks
     ]  # fmt: skip
     metrics = [
-        [view.name, m.name, f"{m.value:.4g}" + ("" if m.std_error is None else f" ± {m.std_error:.2g}"), m.unit,
+        [view.name, m.title, f"{m.value:.4g}" + ("" if m.std_error is None else f" ± {m.std_error:.2g}"), m.unit,
          f"{m.num_samples:,}"]
         for view in report.views for m in view.metrics
     ]  # fmt: skip
-    title = f"{report.defense} ({report.config['backbone']}), features as {report.wire_dtype}, budget {report.budget}"
+    title = (
+        f"{report.title} ({report.config['backbone']}), encoder in {report.precision}, "
+        f"features as {report.wire_dtype}, budget {report.budget}"
+    )
     if attacks:
         print_table(title, ["who sees", "attack", "PSNR, dB", "SSIM", "MSE", "images"], attacks)
     if metrics:

@@ -11,7 +11,6 @@ import typer
 from ..errors import ConfigError, needs_extra
 
 SHORTEST_KEY = 16
-CALIBRATION_IMAGES = 256
 
 
 class Batch(str, Enum):
@@ -50,8 +49,12 @@ def export(
     ),
     key_file: Path | None = typer.Option(None, help="A user's secret, 16 bytes or more, for a model trained for keys."),
     max_psnr: float | None = typer.Option(None, help="Refuse where an attack of the audit rebuilt images better, dB."),
-    max_fsinfo: float | None = typer.Option(None, help="Refuse where the audit's FSInfo is more, nats a dimension."),
-    audit: Path | None = typer.Option(None, help="audit.json of the model; default: beside its weights."),
+    max_fsinfo: float | None = typer.Option(
+        None, help="Refuse where the audit's FSInfo is more, nats a dimension, or the model adds no Gaussian noise."
+    ),
+    audit: list[Path] = typer.Option(
+        [], help="audit.json of the model, one for each precision; default: the one beside its weights."
+    ),
     data: str | None = typer.Option(None, help="Images to compare torch and ONNX on, as for train; else noise."),
 ) -> None:
     """Export a trained model as a bundle: a folder for the device, and one for each server.
@@ -66,6 +69,7 @@ def export(
         from export.checkpoint import load_checkpoint
         from export.data import load_splits
         from export.parity import parity_images
+        from export.quantize import calibration_images
         from export.write_bundle import export_bundle
         from export.zoo import zoo_model
     target = out or Path(f"{defense}-{backbone}")
@@ -76,9 +80,10 @@ def export(
     source.require(defense, backbone)
     privacy = audit_summary(
         source,
-        audit or weights.with_name(AUDIT_FILE),
+        audit or [weights.with_name(AUDIT_FILE)],
         wire_dtype.value,
         image_size or source.image_size,
+        precisions=["fp32", *(each.value for each in precision)],
         max_psnr_db=max_psnr,
         max_fsinfo=max_fsinfo,
     )
@@ -92,8 +97,7 @@ def export(
                 "on any of these images says nothing",
                 stacklevel=2,
             )
-        training = splits.train.pixels
-        calibration = training[:: max(len(training) // CALIBRATION_IMAGES, 1)][:CALIBRATION_IMAGES]
+        calibration = calibration_images(splits.train.pixels)
     typer.echo(f"exporting {defense} ({backbone}) …", err=True)
     parity = export_bundle(
         source,

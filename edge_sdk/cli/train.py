@@ -30,7 +30,7 @@ def train(
     ),
     fsinfo_target: float | None = typer.Option(None, help="With --base: FSInfo to allow, nats a dimension."),
     psnr_ceiling: float | None = typer.Option(
-        None, help="With --base: PSNR that the noise must keep rebuilding below, dB."
+        None, help="With --base: PSNR that a Gaussian model of images may allow, dB; audit what attacks reach."
     ),
     teacher: str | None = typer.Option(
         None, help="model.safetensors, or the name of a shipped defense (with --backbone), to learn the answers of too."
@@ -111,8 +111,9 @@ def train(
     )
     typer.echo(f"{splits.name}: {len(splits.train)} training images, {len(splits.class_names)} classes", err=True)
     checkpoint = run_training(
-        config, splits, out, device=chosen, resume=resume, initial=initial, teacher=teaching, report=_report
-    )
+        config, splits, out, device=chosen, resume=resume, initial=initial, base=source, teacher=teaching,
+        report=_report,
+    )  # fmt: skip
     for part, accuracy in checkpoint.accuracy.items():
         typer.echo(f"{part} accuracy {accuracy:.2%}")
     typer.echo(f"{out / 'model.safetensors'}")

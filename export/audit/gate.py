@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sdk.bundle import Precision
 from edge_sdk.errors import LeakageError
 
 from ..checkpoint import Checkpoint
@@ -19,58 +22,78 @@ LEAST_IMAGES = 16
 
 def audit_summary(
     checkpoint: Checkpoint,
-    path: Path,
+    paths: Sequence[Path],
     wire_dtype: str,
     image_size: int,
     *,
+    precisions: Sequence[Precision] = ("fp32",),
     max_psnr_db: float | None = None,
     max_fsinfo: float | None = None,
 ) -> dict[str, Any] | None:
-    """What a bundle's manifest says of its model's audit.
+    """What a bundle's manifest says of its model's audits: the one that found most.
 
     Args:
         checkpoint: about to be exported.
-        path: of its ``audit.json``, which may be missing unless a limit is set.
+        paths: of its ``audit.json``, one for each precision, which may be missing unless a limit is set.
         wire_dtype: of the export; an audit of float32 features holds for every other, which is rounded from them.
         image_size: of the export.
+        precisions: of the export. A limit wants an audit of each: another precision's encoder sends other features.
         max_psnr_db: no attack on any adversary of the threat model may reach more, on whichever images it met.
-        max_fsinfo: nor may FSInfo be more, in nats a dimension.
+        max_fsinfo: nor may FSInfo be more, in nats a dimension, of a model that adds Gaussian noise.
 
     Returns:
         The summary; None without an audit of these weights.
 
     Raises:
-        LeakageError: a limit is set, and the audit is missing, of other weights or settings, another wire dtype or
+        LeakageError: a limit is set, and an audit is missing, of other weights or settings, another wire dtype or
             size, lacks an adversary, an attack or what the limit is about, or is over it.
-        DataError: the file is no audit.
+        DataError: a file is no audit.
     """
     limited = max_psnr_db is not None or max_fsinfo is not None
-    if not path.is_file():
-        if limited:
-            raise LeakageError(f"{path}: no audit to hold the export to; edgesdk audit makes one, --audit names it")
-        return None
-    report = load_report(path)
-    reason = None
-    if report.weights_sha256 != checkpoint.weights_sha256:
-        reason = "is of other weights; audit this model"
-    elif (report.defense, completed_settings(report.defense, report.config)) != (
-        checkpoint.defense,
-        checkpoint.settings,
-    ):
-        reason = f"is of {report.defense} with other settings; audit this model"
-    elif report.wire_dtype not in ("float32", wire_dtype):
-        reason = f"is of {report.wire_dtype} features, not {wire_dtype}; audit those, or float32"
-    elif report.image_size != image_size:
-        reason = f"is of {report.image_size}x{report.image_size} images, not {image_size}x{image_size}"
-    if reason is not None:
-        if limited:
+    found: dict[Precision, tuple[AuditReport, Path]] = {}
+    for path in paths:
+        if path.is_file():
+            report = load_report(path)
+            reason = _unfit(report, checkpoint, wire_dtype, image_size)
+        else:
+            reason = "no audit to hold the export to; edgesdk audit makes one, --audit names it"
+        if reason is None:
+            found[report.precision] = report, path
+        elif limited:
             raise LeakageError(f"{path}: {reason}")
-        return None
-    if max_psnr_db is not None:
-        _check_psnr(report, path, max_psnr_db)
-    if max_fsinfo is not None:
-        _check_fsinfo(report, path, max_fsinfo)
-    return _summary(report, path)
+    if limited:
+        for precision in precisions:
+            if precision not in found:
+                raise LeakageError(
+                    f"no audit of the {precision} encoder, which sends other features than the audited "
+                    f"{', '.join(found)}; edgesdk audit --precision {precision} makes one, and --audit names every one"
+                )
+            if max_psnr_db is not None:
+                _check_psnr(*found[precision], max_psnr_db)
+            if max_fsinfo is not None:
+                _check_fsinfo(*found[precision], max_fsinfo)
+    exported = [found[precision] for precision in precisions if precision in found]
+    return _summary(*max(exported, key=_leaks)) if exported else None
+
+
+def _unfit(report: AuditReport, checkpoint: Checkpoint, wire_dtype: str, image_size: int) -> str | None:
+    """Why the audit is not of what is exported."""
+    if report.weights_sha256 != checkpoint.weights_sha256:
+        return "is of other weights; audit this model"
+    settings = completed_settings(report.defense, report.config)
+    if (report.defense, settings) != (checkpoint.defense, checkpoint.settings):
+        return f"is of {report.defense} with other settings; audit this model"
+    if report.wire_dtype not in ("float32", wire_dtype):
+        return f"is of {report.wire_dtype} features, not {wire_dtype}; audit those, or float32"
+    if report.image_size != image_size:
+        return f"is of {report.image_size}x{report.image_size} images, not {image_size}x{image_size}"
+    return None
+
+
+def _leaks(found: tuple[AuditReport, Path]) -> float:
+    """What the best attack reached, dB; least where none was made."""
+    made = [view.best_attack.psnr_db for view in found[0].views if view.in_threat_model and view.attacks]
+    return max(made, default=-math.inf)
 
 
 def _check_psnr(report: AuditReport, path: Path, limit: float) -> None:
@@ -85,7 +108,7 @@ def _check_psnr(report: AuditReport, path: Path, limit: float) -> None:
             raise LeakageError(f"{path}: {min(met.values())} images were attacked; {LEAST_IMAGES} are the least")
     made = [(attack, view) for view in report.views if view.in_threat_model for attack in view.attacks]
     best, worst = max(made, key=lambda each: each[0].psnr_db)
-    if best.psnr_db > limit:
+    if not best.psnr_db <= limit:
         raise LeakageError(
             f"{path}: {best.name} rebuilds images from {worst.name} at {best.psnr_db:.2f} dB PSNR, more than "
             f"{limit:g} dB; nothing was exported"
@@ -98,7 +121,12 @@ def _check_fsinfo(report: AuditReport, path: Path, limit: float) -> None:
         metric = found.get(name)
         if metric is None:
             raise LeakageError(f"{path}: has no FSInfo of {name}; audit with --metric fsinfo")
-        if metric.value > limit:
+        if metric.assumed_noise is not None:
+            raise LeakageError(
+                f"{path}: {report.defense} adds no Gaussian noise, so that nothing bounds its FSInfo: the audit's "
+                f"{metric.value:.3f} is of an assumed one; put fsinfoguard on it, or limit by --max-psnr"
+            )
+        if not metric.value <= limit:
             raise LeakageError(
                 f"{path}: {name} has an FSInfo of {metric.value:.3f} nats a dimension, more than {limit:g}; "
                 "nothing was exported"
@@ -117,6 +145,7 @@ def _summary(report: AuditReport, path: Path) -> dict[str, Any]:
         "audit_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "weights_sha256": report.weights_sha256,
         "wire_dtype": report.wire_dtype,
+        "precision": report.precision,
         "budget": report.budget,
         "num_adversaries": len(views),
     }
@@ -130,7 +159,8 @@ def _summary(report: AuditReport, path: Path) -> dict[str, Any]:
             "ssim": round(best.ssim, 4),
             "num_images": best.num_images,
         }
-    information = [metric.value for view in views if (metric := view.metric("FSInfo"))]
+    measured = (view.metric("FSInfo") for view in views)
+    information = [metric.value for metric in measured if metric and metric.assumed_noise is None]
     if information:
         summary["fsinfo_nats_a_dimension"] = round(max(information), 4)
     return summary

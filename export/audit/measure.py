@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -21,8 +22,8 @@ from .target import ServerView
 
 METRICS = ("fsinfo", "mine", "dcor", "entropy", "effective")
 BATCH = 100
-NOMINAL_NOISE = 0.01
-"""Of the features' standard deviation: what FSInfo assumes where a defense draws no noise [ours]. Without any noise
+ASSUMED_NOISE = 0.01
+"""Of each channel's typical deviation: what FSInfo assumes where a defense draws no noise [ours]. Without any noise
 Fisher information is infinite."""
 
 
@@ -51,22 +52,35 @@ class Measurements:
             return [distance_correlation(pixels, z, seed=self._seed)]
         if name == "entropy":
             return [feature_entropy(z, seed=self._seed)]
-        return [effective_information(z)]
+        return [effective_information(z, self._seed)]
 
     def _fsinfo(self, progress: Callable[[int, int], None]) -> list[MetricResult]:
-        view = self._view
-        noise = view.noise or (NOMINAL_NOISE * self._deviation(),) * len(view.servers)
-
-        def in_units_of_noise(x: Tensor) -> Features:
-            return tuple(z / sigma for z, sigma in zip(view.shares(x), noise, strict=True))
-
+        view, noise = self._view, self._noise()
         chosen = sample(self._images.auxiliary, self._means.num_jacobians)
         prior = Prior(self._images.prior.factor.to(view.device))
+        generator = torch.Generator().manual_seed(self._seed)
         spectra = []
         for i, image in enumerate(chosen):
+            kept = view.draw_kept(generator)
+
+            def in_units_of_noise(x: Tensor, kept: Sequence[Tensor] = kept) -> Features:
+                shares = zip(view.shares(x), noise, kept, strict=True)
+                return tuple(z * keep / sigma for z, sigma, keep in shares)
+
             spectra.append(spectrum(in_units_of_noise, image.to(view.device).float() / 255, prior))
             progress(i + 1, len(chosen))
-        return list(fsinfo(spectra, 1.0))
+        found = list(fsinfo(spectra, 1.0, self._seed))
+        if view.noise is not None:
+            return found
+        return [msgspec.structs.replace(found[0], assumed_noise=ASSUMED_NOISE)]  # which no bound can be built on
+
+    def _noise(self) -> list[Tensor]:
+        """Standard deviation of the noise on each share, the device's or the assumed one."""
+        if self._view.noise is not None:
+            return [torch.tensor(sigma) for sigma in self._view.noise]
+        images = sample(self._images.auxiliary, BATCH).to(self._view.device).float() / 255
+        with torch.no_grad():
+            return [ASSUMED_NOISE * typical_deviation(z) for z in self._view.shares(images)]
 
     @cached_property
     def _observed(self) -> tuple[Tensor, Tensor]:
@@ -76,11 +90,17 @@ class Measurements:
         z = torch.cat([_flat(self._view.observe(batch)) for batch in pixels.split(BATCH)])
         return pixels.to(self._view.device), z
 
-    def _deviation(self) -> float:
-        """Standard deviation of a feature over images, in the root of the mean of squares over features."""
-        variances = self._observed[1].double().var(0)
-        kept = variances[variances > 0]
-        return float(kept.mean().sqrt()) if len(kept) else 1.0
+
+def typical_deviation(z: Tensor) -> Tensor:
+    """Of each channel of ``(N, C, ...)``, as ``(C, 1, ...)``: the median distance from its median, of those not at it.
+
+    So neither a channel's scale nor its offset changes what FSInfo assumes, nor a funnel's rare features far from all
+    others, and of features that are mostly zero those count that are not.
+    """
+    each = z.transpose(0, 1).flatten(1)
+    apart = (each - each.median(1, keepdim=True).values).abs()
+    typical = apart.where(apart > 0, torch.nan).nanmedian(1).values.nan_to_num(1.0)
+    return typical.view(-1, *[1] * (z.dim() - 2))
 
 
 def _flat(features: Iterable[Tensor]) -> Tensor:

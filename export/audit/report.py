@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from edge_sdk.page import write_page
 
 from ..data import Splits
-from ..defenses import BASELINE, defense_class
+from ..defenses import BASELINE, completed_settings, defense_class
+from ..shipped import keyed_modules
 from .images import sample_rows
 from .plots import fsinfo_against_psnr, psnr_distribution, spearman
 from .results import AuditReport, ViewResult
@@ -31,9 +33,14 @@ ASSUMED = (
     "The attacker is the server: it has the features, the encoder with all its weights, the defense's settings and its "
     "noise level, and images of the same kind that no training saw.",
     "It attacks every image by itself, and does not ask the device questions.",
-    "FSInfo is of a Gaussian prior and Gaussian noise: the noise that the device adds, or, where it adds none, one of "
-    "a hundredth of the features' deviation, so that the figure is finite. Its PSNR ceiling is that model's mean "
-    "squared error as decibels; the attacks' PSNR is a mean over images, which can lie above it.",
+    "FSInfo is of a Gaussian prior and Gaussian noise. Where the device adds none it would be infinite: then noise of "
+    "a hundredth of each channel's typical deviation is assumed, to compare models by, and no bound is stated.",
+    "The PSNR ceiling is what a Gaussian prior and the features' slope at each image allow, as decibels of the mean "
+    "squared error. Images are not Gaussian, and the attacks' PSNR is a mean over images: they can lie above it.",
+)
+KEYED = (
+    "The features are dealt out by a user's key where they ship; here they were dealt as by an empty one, which is "
+    "another dealing of the same kind."
 )
 NOT_TRIED = (
     "Attackers with more images, longer training or larger networks than the budget states.",
@@ -60,7 +67,8 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         MissingExtra: Jinja2 or matplotlib is not installed.
         DataError: the pictures are not there.
     """
-    undefended = next((each for each in others if each.defense == BASELINE and _is_alike(each, report)), None)
+    undefended = next((each for each in others if _is_alike(each, report) and _of(each) != _of(report)), None)
+    keyed = keyed_modules(target.checkpoint.build())
     path = out / REPORT_FILE
     write_page(
         TEMPLATE,
@@ -69,17 +77,20 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         paper=defense_class(report.defense).paper,
         undefended=undefended,
         views=[_view(view, target, splits, out, undefended) for view in report.views],
-        against=_against([report, *others]),
-        assumed=ASSUMED,
+        against=_against([*others, report]),
+        assumed=(*ASSUMED, KEYED) if keyed else ASSUMED,
         not_tried=NOT_TRIED,
     )
     return path
 
 
 def _is_alike(other: AuditReport, report: AuditReport) -> bool:
-    """Whether both were attacked by the same means on the same images."""
-    mine, theirs = ((each.data, each.image_size, each.wire_dtype, each.budget, each.seed) for each in (report, other))
-    return mine == theirs
+    """Whether the other is the same backbone's undefended model, cut where it is by default, and met the same means."""
+    mine, theirs = (
+        (each.data, each.image_size, each.wire_dtype, each.budget, each.seed, each.config["backbone"])
+        for each in (report, other)
+    )
+    return mine == theirs and other.defense == BASELINE and other.config.get("split") is None
 
 
 def _view(
@@ -128,16 +139,24 @@ def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> li
 def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
     """FSInfo against the best attack's PSNR, over all adversaries of all audits that have both."""
     points = []
-    for report in {(each.weights_sha256, str(each.config), each.wire_dtype): each for each in reports}.values():
+    for report in {_of(each): each for each in reports}.values():  # the last audit of a model
         for view in report.views:
             information = view.metric("FSInfo")
             if information and view.attacks:
-                name = report.defense if len(report.views) == 1 else f"{report.defense} {view.name}"
+                name = f"{report.title} {report.accuracy['test']:.1%}"
+                if len(report.views) > 1:
+                    name += f" {view.name}"
                 points.append((name, information.value, view.best_attack.psnr_db))
     if len(points) < 2:
         return None
     figure = fsinfo_against_psnr(points)
     return {"figure": figure, "spearman": spearman([point[1:] for point in points]), "count": len(points)}
+
+
+def _of(report: AuditReport) -> tuple[str, ...]:
+    """What was audited: two with the same are of one thing."""
+    settings = completed_settings(report.defense, report.config)
+    return report.weights_sha256, json.dumps(settings, sort_keys=True), report.wire_dtype, report.precision
 
 
 def _tiled(features: tuple[Tensor, ...]) -> Tensor:

@@ -10,7 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edge_sdk.bundle import Precision
 from edge_sdk.errors import DataError
+
+from ..defenses import BASELINE
 
 FORMAT_VERSION = 1
 AUDIT_FILE = "audit.json"
@@ -26,6 +29,8 @@ class MetricResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         std_error: of the mean over images (or over disjoint groups of them); None where it cannot be had.
         num_samples: images measured on.
         seed: of whatever was drawn.
+        assumed_noise: standard deviation of noise that the device does not add, in the typical deviation of each
+            channel's features, where the metric would be infinite without; None where nothing was assumed.
     """
 
     name: str
@@ -34,6 +39,12 @@ class MetricResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     std_error: float | None
     num_samples: int
     seed: int | None = None
+    assumed_noise: float | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, and what was assumed for it."""
+        return self.name if self.assumed_noise is None else f"{self.name}, noise of {self.assumed_noise:.0%} assumed"
 
 
 class AttackResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +60,7 @@ class AttackResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ssim: mean over images.
         ssim_std_error: of that mean.
         psnr_each: every image's, in their order.
-        seconds: that it took, fitting included.
+        seconds: that it took, fitting included; since it was last resumed, where it was stopped.
     """
 
     name: str
@@ -107,6 +118,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         edge_flops: of the encoder, for one image.
         wire_bytes: that leave the device for one image.
         wire_dtype: that the features were attacked in.
+        precision: of the encoder that was attacked.
         data: record of the splits; the attacker had ``auxiliary``, was judged on ``test``.
         budget: name of the attacks' sizes.
         seed: of everything drawn.
@@ -128,6 +140,13 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     seed: int
     machine: dict[str, Any]
     views: tuple[ViewResult, ...]
+    precision: Precision = "fp32"
+
+    @property
+    def title(self) -> str:
+        """The defense, and the one that it was put on."""
+        base = self.config.get("base", BASELINE)
+        return self.defense if base == BASELINE else f"{self.defense} on {base}"
 
     @property
     def worst(self) -> ViewResult:

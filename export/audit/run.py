@@ -170,6 +170,7 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
         edge_flops=target.edge_cost.flops,
         wire_bytes=target.wire_bytes,
         wire_dtype=target.wire_dtype,
+        precision=target.precision,
         data=checkpoint.data,
         budget=config.budget,
         seed=config.seed,
@@ -185,13 +186,14 @@ def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig,
         "weights_sha256": report.weights_sha256,
         "config": report.config,
         "wire_dtype": report.wire_dtype,
+        "precision": report.precision,
         "device": target.device.type,
         "means": [means.num_metric_images, means.num_jacobians, _settings(means)],
     }
     ours = json.loads(json.dumps({**identity, **asdict(config)}))
     path = work / "settings.json"
     if path.exists():
-        theirs = {"device": "cpu", **json.loads(path.read_bytes())}  # of before there was a choice
+        theirs = {"device": "cpu", "precision": "fp32", **json.loads(path.read_bytes())}  # before there was a choice
         theirs["config"] = completed_settings(target.checkpoint.defense, theirs.get("config", {}))
         # More metrics and attacks may be asked of the same audit.
         changed = sorted(k for k in ours if k not in ("metrics", "attacks") and theirs.get(k) != ours[k])

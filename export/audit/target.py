@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
+from edge_sdk.bundle import Precision
 from edge_sdk.errors import ConfigError
 
 from ..checkpoint import Checkpoint
 from ..cost import count_cost
 from ..defenses import Unpacking
 from ..defenses.noise import FeatureDropout, GaussianNoise
+from ..placement import ENCODER, onnx_files, placement_graph
+from ..precision import lowered
 from ..shipped import shipped_graphs
 from ..wire import WireDtype
 from .attacks.base import Features
@@ -28,6 +33,8 @@ class Target:
     Args:
         checkpoint: trained.
         wire_dtype: of the features.
+        precision: of the encoder.
+        calibration: uint8 ``(N, H, W, 3)``, training images, for int8.
         num_threads: of ONNX Runtime; None lets it choose.
         device: where attackers compute. The encoder runs on the CPU, as the one that ships.
 
@@ -38,6 +45,7 @@ class Target:
         wire_bytes: that leave the device for one image.
 
     Raises:
+        ConfigError: int8 without calibration images.
         DataError: uint8 is asked of a checkpoint without feature ranges.
     """
 
@@ -46,15 +54,21 @@ class Target:
         checkpoint: Checkpoint,
         *,
         wire_dtype: WireDtype = "float32",
+        precision: Precision = "fp32",
+        calibration: NDArray[np.uint8] | None = None,
         num_threads: int | None = None,
         device: torch.device = CPU,
     ) -> None:
         graphs = self._graphs = shipped_graphs(checkpoint, wire_dtype)
-        self.checkpoint, self.wire_dtype, self.device = checkpoint, wire_dtype, device
+        self.checkpoint, self.wire_dtype, self.precision, self.device = checkpoint, wire_dtype, precision, device
         self.num_servers = len(graphs.tails)
         size = checkpoint.image_size
         encoder = graphs.encoder_onnx(size, "dynamic")
         self.edge_cost = count_cost(encoder)
+        if precision != "fp32":
+            files = onnx_files(graphs, size, "dynamic")
+            parts = placement_graph(files, graphs.names)
+            encoder = lowered(graphs, parts, files, precision, calibration).files[ENCODER]
         self._encoder = OnnxRuntimeBackend(encoder, num_threads)
         self.wire_bytes = sum(share.nbytes for share in self.sent(torch.zeros(1, 3, size, size)))
         graphs.model.requires_grad_(False)  # an attacker searches images, not weights
@@ -97,9 +111,10 @@ class Target:
         return self._searched.shares(images)
 
     @property
-    def drops(self) -> bool:
-        """Whether features are set to zero at random."""
-        return isinstance(self._graphs.model.noise, FeatureDropout)
+    def dropout(self) -> FeatureDropout | None:
+        """What sets features to zero at random; None where nothing does."""
+        noise = self._graphs.model.noise
+        return noise if isinstance(noise, FeatureDropout) else None
 
     def noise(self, servers: Sequence[int]) -> tuple[float, ...] | None:
         """Standard deviation of the noise on each server's share; None where Gaussian noise is not what is added."""
@@ -130,9 +145,11 @@ class ServerView:
         self.servers = tuple(servers)
         self._target, self.device = target, target.device
         size = target.checkpoint.image_size
-        self.noise, self.drops = target.noise(self.servers), target.drops
-        sent = target.sent(torch.zeros(1, 3, size, size))
-        self.num_received = sum(sent[k].numel() for k in self.servers)
+        self.noise = target.noise(self.servers)
+        self.drops = target.dropout is not None
+        with torch.no_grad():
+            self._shapes = [share.shape for share in self.shares(torch.zeros(1, 3, size, size, device=self.device))]
+        self.num_received = sum(shape.numel() for shape in self._shapes)
 
     def observe(self, images: Tensor) -> Features:
         sent = self._target.sent(images)
@@ -145,6 +162,13 @@ class ServerView:
         """``features`` as they travel, before a tail puts them to their places among zeros."""
         shares = self._target.shares(images)
         return tuple(shares[k] for k in self.servers)
+
+    def draw_kept(self, generator: torch.Generator) -> list[Tensor]:
+        """Of one image's ``shares``, 1 for each feature that is sent and 0 for each that was set to zero at random."""
+        ones = [torch.ones(shape) for shape in self._shapes]
+        if (dropout := self._target.dropout) is not None:
+            ones = list(dropout(tuple(ones), [torch.randn(shape, generator=generator) for shape in self._shapes]))
+        return [each.to(self.device) for each in ones]
 
 
 def _unpacking(tail: nn.Module) -> nn.Module:

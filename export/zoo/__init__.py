@@ -28,6 +28,11 @@ def zoo_model(defense: str, backbone: str) -> Path:
     return path
 
 
+def shipped_audits(backbone: str) -> list[Path]:
+    """Of the shipped models with that backbone, those that were audited."""
+    return sorted(_HERE.glob(f"*-{backbone}/audit.json"))
+
+
 def named_checkpoint(name: str, backbone: str) -> Checkpoint:
     """The shipped model of a defense's name, with that backbone; or what lies at a path.
 

@@ -42,9 +42,16 @@ def test_chosen_settings_go_before_the_bases(base, splits):
 
 
 def test_calibrated_noise_goes_on_it(make_checkpoint, splits):
-    base = replace(make_checkpoint("siftfunnel", size=SIZE, beta=1.0), data=splits.record())
-    settings, weights = start_from(base, "fsinfoguard", {}, splits, psnr_ceiling=20.0, num_images=2)
-    assert (settings["base"], settings["base_settings"]["beta"]) == ("siftfunnel", 1.0)
+    own = {"beta": 1.0, "blocks": 1, "standardize": True, "bounded": True, "funnel_pool": True}
+    base = replace(make_checkpoint("siftfunnel", size=SIZE, **own), data=splits.record())
+    settings, weights = start_from(base, "fsinfoguard", {}, splits, psnr_ceiling=15.0, num_images=2)
+    assert settings["base"] == "siftfunnel"
+    assert own.items() <= settings["base_settings"].items()
+    model = build_defense("fsinfoguard", model_config("fsinfoguard", **settings))
+    model.load_state_dict(weights)
+    images = torch.rand(4, 3, SIZE, SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval().shares(images), base.build().eval().shares(images))
     assert weights["noise.sigma"].tolist() == pytest.approx(settings["sigma"])
 
 

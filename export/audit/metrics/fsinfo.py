@@ -102,12 +102,15 @@ def spectrum(features: Callable[[Tensor], tuple[Tensor, ...]], image: Tensor, pr
     return Spectrum(eigenvalues[real], variances, prior, image.numel())
 
 
-def fsinfo(spectra: list[Spectrum], sigma: float) -> tuple[MetricResult, MetricResult, MetricResult]:
+def fsinfo(
+    spectra: list[Spectrum], sigma: float, seed: int | None = None
+) -> tuple[MetricResult, MetricResult, MetricResult]:
     """FSInfo per pixel value, and what it implies.
 
     Args:
         spectra: of a sample of images.
         sigma: standard deviation of the noise on the features.
+        seed: of what was drawn for the spectra.
 
     Returns:
         FSInfo in nats a dimension; the average-case bound on the mean squared error a dimension,
@@ -116,12 +119,13 @@ def fsinfo(spectra: list[Spectrum], sigma: float) -> tuple[MetricResult, MetricR
     """
     d, n = spectra[0].num_pixels, len(spectra)
     information = [each.fsinfo(sigma) / d for each in spectra]
-    result = mean_result("FSInfo", information, "nats a dimension", n, None)
+    result = mean_result("FSInfo", information, "nats a dimension", n, seed)
     bound = math.exp(-2 * result.value) / (2 * math.pi * math.e)
-    average = MetricResult("average-case error bound", bound, "MSE", None, n)
-    errors = mean_result("error bound", [each.error(sigma) for each in spectra], "MSE", n, None)
+    spread = None if result.std_error is None else 2 * bound * result.std_error
+    average = MetricResult("average-case error bound", bound, "MSE", spread, n, seed)
+    errors = mean_result("error bound", [each.error(sigma) for each in spectra], "MSE", n, seed)
     relative = None if errors.std_error is None else errors.std_error / errors.value * 10 / math.log(10)
-    return result, average, MetricResult("PSNR ceiling", -10 * math.log10(errors.value), "dB", relative, n)
+    return result, average, MetricResult("PSNR ceiling", -10 * math.log10(errors.value), "dB", relative, n, seed)
 
 
 def _jacobian(features: Callable[[Tensor], tuple[Tensor, ...]], image: Tensor, chunk: int = 128) -> Tensor:

@@ -52,6 +52,24 @@ def test_every_option_of_every_command_is_frozen():
     assert options == json.loads((ROOT / "tests" / "edge_sdk" / "cli" / "options.json").read_text())
 
 
+def test_an_audit_is_printed_and_a_page_written(make_checkpoint, image_folder, tmp_path):
+    from dataclasses import replace
+
+    from export.data import load_splits
+
+    model = tmp_path / "model.safetensors"
+    replace(make_checkpoint("siftfunnel", size=16), data=load_splits(str(image_folder), 16).record()).save(model)
+    command = ("audit", model, "--data", image_folder, "--attack", "blind", "--metric", "effective", "--n", "8")
+    done = edgesdk(*command, "--out", tmp_path / "r")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"server0 +│ +blind │ +\d+\.\d\d ± \d", done.stdout)
+    assert done.stdout.endswith(f"{tmp_path / 'r' / 'audit.html'}\n")
+    against = ("--against", tmp_path / "r" / "audit.json", "--precision", "fp16", "--json")
+    report = json.loads(edgesdk(*command, "--out", tmp_path / "lower", *against).stdout)
+    assert (report["precision"], report["views"][0]["attacks"][0]["num_images"]) == ("fp16", 8)
+    assert "encoder in fp16" in (tmp_path / "lower" / "audit.html").read_text()
+
+
 def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", edgesdk("--version").stdout)
 

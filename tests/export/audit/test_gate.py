@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 from dataclasses import asdict, replace
 
 import msgspec
@@ -20,9 +21,9 @@ def _attack(name, psnr_db, num_images=16):
     )  # fmt: skip
 
 
-def _view(name, *decibels, fsinfo=None, in_threat_model=True, num_images=16):
+def _view(name, *decibels, fsinfo=None, assumed_noise=None, in_threat_model=True, num_images=16):
     """Attacked by all, the first at so many decibels and those not named at 12."""
-    metrics = () if fsinfo is None else (MetricResult("FSInfo", fsinfo, "nats a dimension", 0.1, 2),)
+    metrics = () if fsinfo is None else (MetricResult("FSInfo", fsinfo, "nats a dimension", 0.1, 2, 0, assumed_noise),)
     found = zip(ATTACKS, [*decibels, 12.0, 12.0, 12.0], strict=False) if decibels else ()
     attacks = tuple(_attack(attack, each, num_images) for attack, each in found)
     servers = tuple(int(each.removeprefix("server")) for each in name.split("+"))
@@ -47,7 +48,7 @@ def audit(checkpoint, tmp_path):
                 "budget": "small", "seed": 0, "machine": {}, "views": views, **changes,
             }
         )  # fmt: skip
-        path = tmp_path / "audit.json"
+        path = tmp_path / f"audit{'' if report.precision == 'fp32' else report.precision}.json"
         path.write_bytes(msgspec.json.encode(report))
         return path
 
@@ -59,11 +60,12 @@ def test_the_summary_names_the_worst_adversary_and_the_best_attack(checkpoint, a
         _view("server0", 14.0, 17.5, fsinfo=0.5), _view("server1", 16.0, fsinfo=0.7), _view("server2", 13.0, fsinfo=0),
         _view("server0+server1+server2", 25.0, in_threat_model=False),
     )  # fmt: skip
-    summary = audit_summary(checkpoint, path, "float32", 32, max_psnr_db=18, max_fsinfo=0.8)
+    summary = audit_summary(checkpoint, [path], "float32", 32, max_psnr_db=18, max_fsinfo=0.8)
     assert summary == {
         "audit_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "weights_sha256": checkpoint.weights_sha256,
         "wire_dtype": "float32",
+        "precision": "fp32",
         "budget": "small",
         "num_adversaries": 3,
         "best_attack": {"name": "inversion", "adversary": "server0", "psnr_db": 17.5, "ssim": 0.5, "num_images": 16},
@@ -72,8 +74,8 @@ def test_the_summary_names_the_worst_adversary_and_the_best_attack(checkpoint, a
 
 
 def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, audit, tmp_path):
-    assert audit_summary(checkpoint, tmp_path / "none.json", "float32", 32) is None
-    assert audit_summary(checkpoint, audit(_view("server0", 14.0), weights_sha256="0"), "float32", 32) is None
+    assert audit_summary(checkpoint, [tmp_path / "none.json"], "float32", 32) is None
+    assert audit_summary(checkpoint, [audit(_view("server0", 14.0), weights_sha256="0")], "float32", 32) is None
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,10 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
         ([_view("server0", 14.0)], {"config": {"split": 1}}, {"max_psnr_db": 17}, "of none with other"),
         ([_view("server0", 14.0)], {"config": {"unheard": 1}}, {"max_psnr_db": 17}, "of none with other settings"),
         ([_view("server0", 14.0)], {}, {"max_fsinfo": 1}, "has no FSInfo of server0"),
+        ([_view("server0", 14.0)], {}, {"max_psnr_db": math.nan}, "14.00 dB PSNR, more than nan dB"),
+        ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": math.nan}, "1.500 nats a dimension, more than nan"),
+        ([_view("server0", fsinfo=1.5, assumed_noise=0.01)], {}, {"max_fsinfo": 9}, "none adds no Gaussian noise"),
+        ([_view("server0", 14.0)], {"precision": "int8"}, {"max_psnr_db": 17}, "no audit of the fp32 encoder"),
         ([_view("server0", 14.0)], {"weights_sha256": "0"}, {"max_psnr_db": 17}, "of other weights"),
         ([_view("server0", 14.0)], {"wire_dtype": "uint8"}, {"max_psnr_db": 17}, "of uint8 features, not float32"),
         ([_view("server0", 14.0)], {"image_size": 64}, {"max_psnr_db": 17}, "of 64x64 images, not 32x32"),
@@ -106,19 +112,37 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
 )
 def test_an_export_over_the_limit_is_refused(checkpoint, audit, views, changes, limits, words):
     with pytest.raises(LeakageError, match=words):
-        audit_summary(checkpoint, audit(*views, **changes), "float32", 32, **limits)
+        audit_summary(checkpoint, [audit(*views, **changes)], "float32", 32, **limits)
 
 
 def test_an_audit_of_float32_features_holds_for_rounded_ones(checkpoint, audit):
-    assert audit_summary(checkpoint, audit(_view("server0", 14.0)), "uint8", 32, max_psnr_db=15) is not None
+    assert audit_summary(checkpoint, [audit(_view("server0", 14.0))], "uint8", 32, max_psnr_db=15) is not None
+
+
+def test_every_precision_of_the_export_needs_its_own_audit(checkpoint, audit):
+    both = ("fp32", "int8")
+    full = audit(_view("server0", 14.0))
+    with pytest.raises(LeakageError, match=r"no audit of the int8 encoder.* audited fp32; .*--precision int8"):
+        audit_summary(checkpoint, [full], "float32", 32, precisions=both, max_psnr_db=17)
+    lower = audit(_view("server0", 15.0), precision="int8")
+    summary = audit_summary(checkpoint, [full, lower], "float32", 32, precisions=both, max_psnr_db=17)
+    assert (summary["precision"], summary["best_attack"]["psnr_db"]) == ("int8", 15.0)
+    assert audit_summary(checkpoint, [full, lower], "float32", 32, max_psnr_db=14.5)["precision"] == "fp32"
+    with pytest.raises(LeakageError, match=r"auditint8\.json: blind rebuilds images from server0 at 15\.00 dB"):
+        audit_summary(checkpoint, [full, lower], "float32", 32, precisions=both, max_psnr_db=14.5)
+
+
+def test_assumed_noise_is_no_headline(checkpoint, audit):
+    summary = audit_summary(checkpoint, [audit(_view("server0", 14.0, fsinfo=1, assumed_noise=0.01))], "float32", 32)
+    assert "fsinfo_nats_a_dimension" not in summary
 
 
 def test_a_limit_without_an_audit_and_a_broken_audit_are_refused(checkpoint, tmp_path):
     with pytest.raises(LeakageError, match="no audit to hold the export to"):
-        audit_summary(checkpoint, tmp_path / "audit.json", "float32", 32, max_psnr_db=15)
+        audit_summary(checkpoint, [tmp_path / "audit.json"], "float32", 32, max_psnr_db=15)
     (tmp_path / "audit.json").write_text("{}")
     with pytest.raises(DataError, match="not an audit"):
-        audit_summary(checkpoint, tmp_path / "audit.json", "float32", 32)
+        audit_summary(checkpoint, [tmp_path / "audit.json"], "float32", 32)
 
 
 def test_one_changed_weight_is_another_model(checkpoint):
@@ -136,3 +160,17 @@ def test_the_command_refuses_with_the_figure_and_exports_nothing(checkpoint, aud
     done = edgesdk(*command, "--max-psnr", "15")
     assert_one_line_error(done, "27.25 dB", "more than 15 dB")
     assert not out.exists()
+
+
+def test_an_export_within_the_limit_carries_its_audit(checkpoint, audit, tmp_path):
+    checkpoint.save(tmp_path / "model.safetensors")
+    path = audit(_view("server0", 14.0, 16.5))
+    out = tmp_path / "b"
+    done = edgesdk(
+        "export", "--defense", "none", "--checkpoint", tmp_path / "model.safetensors", "--out", out, "--max-psnr", "17"
+    )
+    assert done.returncode == 0, done.stderr
+    privacy = json.loads((out / "edge" / "manifest.json").read_bytes())["privacy"]
+    assert privacy["audit_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert privacy["best_attack"]["psnr_db"] == 16.5
+    assert "16.5" in edgesdk("inspect", out / "edge").stdout

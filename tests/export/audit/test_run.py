@@ -24,6 +24,7 @@ from export.audit.run import ATTACKS, AuditConfig, adversaries, run_audit
 from export.audit.target import Target
 from export.data import load_splits
 from export.parity import parity_images
+from export.shipped import shipped_graphs
 from export.write_bundle import export_bundle
 
 
@@ -74,7 +75,10 @@ def test_everything_asked_for_is_there(audited, splits):
     (view,) = report.views
     assert [attack.name for attack in view.attacks] == ["blind", "inversion", "likelihood"]
     names = {metric.name for metric in view.metrics}
-    assert {"FSInfo", "PSNR ceiling", "MINE", "distance correlation", "feature entropy"} <= names
+    assert names == {"FSInfo", "MINE", "distance correlation", "feature entropy", "effective information"}
+    assert all(metric.seed == 0 for metric in view.metrics)
+    without = {metric.name for metric in view.metrics if metric.std_error is None}
+    assert without == {"distance correlation"}  # of one group of so few images
     assert view.num_features == 12 * 4 * 4
     assert view.best_attack.psnr_db == max(attack.psnr_db for attack in view.attacks)
     blind = view.attacks[0]
@@ -147,7 +151,7 @@ def test_an_audit_of_before_a_setting_was_there_goes_on(target, splits, tmp_path
     run_audit(target, splits, _config(metrics=("dcor",), attacks=("blind",)), tmp_path)
     path = tmp_path / "work" / "settings.json"
     settings = json.loads(path.read_text())
-    del settings["device"], settings["config"]["blocks"]
+    del settings["device"], settings["precision"], settings["config"]["blocks"]
     path.write_text(json.dumps(settings))
     report = run_audit(target, splits, _config(metrics=(), attacks=("likelihood",)), tmp_path)
     assert [attack.name for attack in report.views[0].attacks] == ["blind", "likelihood"]
@@ -236,6 +240,91 @@ def test_one_servers_share_is_seen_in_its_places(make_checkpoint, splits):
             target.view(servers)
 
 
+def test_noise_is_on_where_it_ships(make_checkpoint, splits):
+    """What is attacked is what the exported encoder makes of the numbers that it is fed, drawn for each request."""
+    checkpoint = make_checkpoint("gaussian", size=SIZE, sigma=0.7)
+    target = Target(checkpoint)
+    view = target.view([0])
+    pixels = splits.test.pixels[:8]
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    torch.manual_seed(3)
+    (first,), (second,), (plain,) = view.observe(images), view.observe(images), view.features(images)
+    for seen in (first, second):
+        noise = seen - plain.detach()
+        assert float(noise.std()) == pytest.approx(0.7, rel=0.02)
+        assert abs(float(noise.mean())) < 0.02
+    assert float((first - second).std()) == pytest.approx(0.7 * 2**0.5, rel=0.02)
+    graphs = shipped_graphs(checkpoint, "float32")
+    torch.manual_seed(3)
+    drawn = torch.randn_like(plain).numpy()
+    with OnnxRuntimeBackend(graphs.encoder_onnx(SIZE, "dynamic")) as encoder:
+        sent = encoder.run({"image": pixels, "noise": drawn})["features"]
+    assert np.allclose(first.numpy(), sent, atol=1e-6)
+
+
+def test_dropped_features_stay_dropped(make_checkpoint, splits):
+    view = Target(make_checkpoint("dropout", size=SIZE, rate=0.75)).view([0])
+    images = torch.from_numpy(splits.test.pixels[:8]).permute(0, 3, 1, 2).float() / 255
+    (seen,), (plain,) = view.observe(images), view.features(images)
+    sent = seen != 0
+    assert float(sent.float().mean() / (plain != 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert torch.allclose(seen[sent], plain[sent], atol=1e-5)
+
+
+def test_a_lower_precision_is_attacked_as_it_ships(target, splits, tmp_path):
+    checkpoint, calibration = target.checkpoint, splits.train.pixels[:16]
+    export_bundle(
+        checkpoint, tmp_path / "b", images=parity_images(None, SIZE), precisions=["fp16", "int8"],
+        calibration=calibration,
+    )  # fmt: skip
+    edge = open_party(tmp_path / "b" / "edge")
+    pixels = splits.test.pixels[:5]
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    (plain,) = target.sent(images)
+    for precision in ("fp16", "int8"):
+        with OnnxRuntimeBackend(edge.onnx(edge.manifest.parts[0], precision)) as encoder:
+            shipped = encoder.run({"image": pixels})["features"]
+        lower = Target(checkpoint, precision=precision, calibration=calibration)
+        (sent,) = lower.sent(images)
+        assert np.array_equal(sent.numpy(), shipped)
+        assert not torch.equal(sent, plain)
+        assert lower.edge_cost == target.edge_cost
+        run_audit(target, splits, _config(metrics=(), attacks=("blind",)), tmp_path / precision)
+        with pytest.raises(DataError, match="precision differ"):
+            run_audit(lower, splits, _config(metrics=(), attacks=("blind",)), tmp_path / precision)
+
+
+def test_several_servers_are_audited_each_and_together(make_checkpoint, splits, tmp_path):
+    checkpoint = replace(make_checkpoint("privdfs", size=SIZE, image_size=SIZE), data=splits.record())
+    target = Target(checkpoint)
+    config = _config(metrics=("fsinfo", "effective"), attacks=("blind", "inversion"))
+    report = run_audit(target, splits, config, tmp_path)
+    alone = report.views[:4]
+    assert [view.name for view in alone] == ["server0", "server1", "server2", "server3"]
+    assert [view.in_threat_model for view in report.views] == [True] * 4 + [False]
+    assert report.worst in alone
+    information = [view.metric("FSInfo").value for view in report.views]
+    assert max(information[:4]) < information[4]  # together they know more
+    page = write_html(report, target, splits, tmp_path, []).read_text()
+    assert all(f"<h2>{view.name}</h2>" in page for view in report.views)
+    assert "More servers than the defense claims anything against" in page
+    assert "5 points" in page
+    assert page.count("<svg") == 6
+
+
+def _shifted(report, weights_sha256, by):
+    """The report of a model that leaks so much more by every figure."""
+    (view,) = report.views
+    more = msgspec.structs.replace
+    attacks = [
+        more(attack, psnr_db=attack.psnr_db + by, psnr_each=tuple(each + by for each in attack.psnr_each))
+        for attack in view.attacks
+    ]
+    metrics = [more(metric, value=metric.value + by) for metric in view.metrics]
+    moved = more(view, attacks=tuple(attacks), metrics=tuple(metrics))
+    return more(report, weights_sha256=weights_sha256, views=(moved,))
+
+
 def test_the_page_holds_all_it_shows(audited, target, splits):
     report, out = audited
     page = write_html(report, target, splits, out, [report]).read_text()
@@ -243,6 +332,11 @@ def test_the_page_holds_all_it_shows(audited, target, splits):
     assert page.count("<svg") == 1  # an audit is not compared with itself
     other = msgspec.structs.replace(report, weights_sha256="0" * 64)
     assert write_html(report, target, splits, out, [report, other]).read_text().count("<svg") == 2
+    further = [_shifted(report, str(k) * 64, k) for k in (1, -1)]
+    compared = write_html(report, target, splits, out, further).read_text()
+    assert re.search(r"3 points; Spearman's rank correlation\s+1\.00", compared)
+    older = msgspec.structs.replace(report, config={k: v for k, v in report.config.items() if k != "bounded"})
+    assert write_html(report, target, splits, out, [older]).read_text().count("<svg") == 1  # the same model
     assert page.count("data:image/png;base64,") >= 3 * 4  # original, features, two attacks at least
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "<script" not in page
