@@ -6,6 +6,7 @@ Sources: the protocol's REST text; its binary tensor data and statistics extensi
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -21,9 +22,10 @@ from edge_sdk import oip
 from edge_sdk.errors import EdgeSDKError, ForbiddenError
 
 from .answer import refusal
+from .configuration import configuration
 from .infer import InferHandler
 from .metrics import CONTENT_TYPE, exposition
-from .models import ONNX, Model
+from .models import Model
 from .openapi import description
 from .replies import EXTENSIONS, SERVER_NAME, error_body, json_answer
 from .repository import Repository
@@ -36,6 +38,9 @@ DEFAULT_MAX_BODY = 64 * 2**20
 
 MAX_SETTINGS = 64 * 2**10
 """Bytes of a body that holds no tensors."""
+
+
+_log = logging.getLogger("edgesdk.requests")
 
 
 class Application:
@@ -163,23 +168,7 @@ class Application:
         )
 
     async def _model_config(self, request: Request) -> Response:
-        """What load generators read first: Triton's ModelConfig as far as it has a meaning here."""
-        model = self._model(request)
-        batching = model.batching
-        return json_answer(
-            {
-                "name": model.name,
-                "platform": "onnxruntime_onnx" if model.platform == ONNX else model.platform,
-                "backend": "onnxruntime" if model.platform == ONNX else "tensorrt",
-                "max_batch_size": batching.max_batch,
-                "input": [_config(each) for each in oip.tensor_metadata(model.inputs)],
-                "output": [_config(each) for each in oip.tensor_metadata(model.outputs)],
-                "dynamic_batching": {
-                    "max_queue_delay_microseconds": round(batching.window_s * 1e6),
-                    "default_queue_policy": {"max_queue_size": batching.max_waiting},
-                },
-            }
-        )
+        return json_answer(configuration(self._model(request)))
 
     async def _no_such_model(self, request: Request) -> Response:
         raise AssertionError(f"served by the short way: {self._model(request).name}")
@@ -195,13 +184,6 @@ def _refuse_other_sites(request: Request) -> None:
         raise ForbiddenError("a page of another site asked for this")
 
 
-def _config(tensor: dict[str, object]) -> dict[str, object]:
-    """A tensor of a model's metadata as its configuration has it: without the batch axis."""
-    shape = tensor["shape"]
-    assert isinstance(shape, list)
-    return {"name": tensor["name"], "data_type": f"TYPE_{tensor['datatype']}", "dims": shape[1:]}
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return Response(error_body(error.detail), error.status_code, error.headers, media_type="application/json")
@@ -210,6 +192,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeSDKError)
     refused = refusal(error)
+    _log.info("refused", extra={"status": refused.status, "path": request.url.path[:200]})
     return Response(error_body(refused.message), refused.status, media_type="application/json")
 
 

@@ -48,12 +48,14 @@ class Batching(NamedTuple):
     Attributes:
         max_batch: rows that run together at most; a longer request runs alone.
         window_s: that an idle model waits for more rows; 0 starts with what is there.
-        max_waiting: requests that may wait; more are refused.
+        max_waiting: requests that may wait; more are refused, and so are more rows than make as many full batches.
+        max_wait_s: that a request waits at most, whatever its client says; None lets it wait as long as it takes.
     """
 
     max_batch: int = 8
     window_s: float = 0.0
     max_waiting: int = 256
+    max_wait_s: float | None = None
 
 
 class Ran(NamedTuple):
@@ -147,6 +149,11 @@ class Batcher:
     def _has_room(self) -> bool:
         return self._running < self._lanes and not self._whole
 
+    def _has_place(self, rows: int) -> bool:
+        """Whether the queue takes a request more, of so many rows: an empty one takes any."""
+        most = self._batching.max_waiting
+        return not self._queue or (len(self._queue) < most and self._rows + rows <= most * self._batching.max_batch)
+
     def submit(
         self, feeds: Feeds, rows: int, *, deadline: float | None = None, alone: bool = False
     ) -> asyncio.Future[Ran]:
@@ -159,16 +166,20 @@ class Batcher:
             alone: no other client is served at this time, so that a short run may hold the event loop.
 
         Raises:
-            OverloadError: too many requests wait already.
+            OverloadError: too many requests or rows wait already.
 
         Returns:
             A future, of the request's share of its batch's outputs. It ends in ExpiredError after the deadline, else
             in whatever ``run`` raised. Cancelling it takes the request out of the queue.
         """
-        if len(self._queue) >= self._batching.max_waiting:
+        batching = self._batching
+        if not self._has_place(rows):
             self._drop_dead()
-        if len(self._queue) >= self._batching.max_waiting:
-            raise OverloadError(f"{len(self._queue)} requests wait already; try again later")
+            if not self._has_place(rows):
+                raise OverloadError(f"{len(self._queue)} requests wait already, {self._rows} rows; try again later")
+        if batching.max_wait_s is not None:
+            latest = time.monotonic() + batching.max_wait_s
+            deadline = latest if deadline is None else min(deadline, latest)
         loop = asyncio.get_running_loop()
         kind = tuple(array.shape[1:] for array in feeds.values())
         waiting = _Waiting(feeds, rows, kind, time.perf_counter_ns(), deadline, loop.create_future())
@@ -176,10 +187,10 @@ class Batcher:
         self._rows += rows
         self._alone = alone
         if self._has_room:
-            if alone and self._is_lone and not self._batching.window_s:
+            if alone and self._is_lone and not batching.window_s:
                 self._start(loop)  # nobody else comes in this turn of the loop
             else:
-                self._schedule(loop, self._batching.window_s)
+                self._schedule(loop, batching.window_s)
         return waiting.future
 
     def close(self) -> None:

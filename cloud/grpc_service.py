@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -21,6 +22,7 @@ from edge_sdk import oip
 from edge_sdk.errors import DeviceError, EdgeSDKError
 
 from .answer import CLIENT_LEFT, Clients, Failure, begin, complete, failure, refusal
+from .configuration import configuration
 from .grpc_tensors import decode_request, encode_response
 from .guard import Guard
 from .observer import Asked, Observer
@@ -96,6 +98,7 @@ class GrpcServer:
             "ServerMetadata": (self._server_metadata, messages.ServerMetadataRequest),
             "ModelReady": (self._model_ready, messages.ModelReadyRequest),
             "ModelMetadata": (self._model_metadata, messages.ModelMetadataRequest),
+            "ModelConfig": (self._model_config, messages.ModelConfigRequest),
             "ModelStatistics": (self._statistics, messages.ModelStatisticsRequest),
             "ModelInfer": (self._infer, messages.ModelInferRequest),
             "RepositoryIndex": (self._index, messages.RepositoryIndexRequest),
@@ -141,13 +144,16 @@ class GrpcServer:
         async def answered(request: Any, context: Context) -> Message:
             refused = None if guard is None else guard.enter_known(_address(context.peer()))
             if refused is not None:
-                await context.abort(_REFUSALS[refused.status], refused.message)
+                code = _REFUSALS[refused.status]
+                _log.info("refused", extra={"status": code.name, "client": context.peer()})
+                await context.abort(code, refused.message)
             try:
                 return await method(request, context)
             except _Failed as error:
                 failed = error.failure
             except Exception as error:
                 failed = failure(error, getattr(request, "model_name", "") or getattr(request, "name", ""))
+                _log.info("refused", extra={"status": failed.code, "client": context.peer()})
             finally:
                 if guard is not None:
                     guard.leave()
@@ -181,6 +187,10 @@ class GrpcServer:
             outputs=[_tensor(**each) for each in oip.tensor_metadata(model.outputs)],
             properties=model.properties,
         )
+
+    async def _model_config(self, request: Any, context: Context) -> Message:
+        found = configuration(self._repository.find(request.name, request.version))
+        return ParseDict({"config": found}, messages.ModelConfigResponse())
 
     async def _statistics(self, request: Any, context: Context) -> Message:
         model = self._repository.find(request.name, request.version) if request.name else None
@@ -229,7 +239,7 @@ class GrpcServer:
 
 _REFUSALS = {429: grpc.StatusCode.RESOURCE_EXHAUSTED, 503: grpc.StatusCode.UNAVAILABLE}
 _tensor = messages.ModelMetadataResponse.TensorMetadata
-SPOKEN = ("statistics", "model_repository")
+SPOKEN = ("statistics", "model_configuration", "model_repository")
 """Of the extensions, those that gRPC has."""
 
 

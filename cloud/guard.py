@@ -53,7 +53,7 @@ class Guard:
     Args:
         app: what is guarded.
         tokens: None asks for none.
-        limits: of all requests but the health checks.
+        limits: of all requests but the health checks and those without a right token.
     """
 
     def __init__(self, app: ASGIApp, tokens: TokenFile | None, limits: Limits) -> None:
@@ -83,14 +83,14 @@ class Guard:
 
     def enter_known(self, address: str) -> Refusal | None:
         """The same for a client whose token was seen, or that needs none."""
+        most = self._limits.max_concurrency
+        if most is not None and self._under_way >= most:  # before the rate, which a request that is refused spends
+            return Refusal(503, f"{most} requests are under way already", (b"retry-after", b"1"))
         if self._rate is not None:
             wait = self._rate.wait_seconds(address)
             if wait > 0:
                 message = f"more than {self._limits.max_rate:g} requests a second"
                 return Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait)))
-        most = self._limits.max_concurrency
-        if most is not None and self._under_way >= most:
-            return Refusal(503, f"{most} requests are under way already", (b"retry-after", b"1"))
         self._under_way += 1
         return None
 

@@ -92,14 +92,33 @@ class InferHandler:
             done: is given the reply: at once, or later by the event loop.
         """
         call.began = time.perf_counter_ns()
+        headers = dict(call.headers)
+        if b"content-encoding" not in headers:
+            self._answer(call, headers, body, done)
+            return
+        # A few bytes may take long to unpack: not on the loop that everybody waits for.
+        unpacking = asyncio.get_running_loop().run_in_executor(None, self._decompressed, headers, body)
+        unpacking.add_done_callback(lambda whole: self._answer_unpacked(call, headers, whole, done))
+
+    def _answer_unpacked(
+        self, call: Call, headers: dict[bytes, bytes], whole: asyncio.Future[bytes], done: Callable[[Reply], None]
+    ) -> None:
+        try:
+            body = whole.result()
+        except Exception as error:
+            done(self._failed(call, error))
+        else:
+            self._answer(call, headers, body, done)
+
+    def _answer(self, call: Call, headers: dict[bytes, bytes], body: bytes, done: Callable[[Reply], None]) -> None:
         call.model = self.find(call.path) or call.model  # a newer version may have come while the body did
         request = None
         try:
-            headers = dict(call.headers)
-            if b"content-encoding" in headers:
-                body = self._decompressed(headers, body)
             length = headers.get(_HEADER_LENGTH)
-            request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
+            if length == b"0":
+                request = oip.decode_raw_request(body, call.model.inputs)
+            else:
+                request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
             decoded = time.perf_counter_ns()
             running = begin(call.model, request, alone=self.clients.alone(call.client))
         except Exception as error:  # the client gets one line, whatever it was

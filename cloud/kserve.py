@@ -30,8 +30,10 @@ class KServeOptions(NamedTuple):
         image: of our server; for ``edgesdk`` alone.
         namespace: None takes one of its own for each server, ``edgesdk-server0``.
         gpus: for each replica.
-        min_replicas: kept running without load.
+        min_replicas: kept running without load, 1 at least: scaling to none is Knative's, which takes no affinity.
         max_replicas: at most.
+        backend: of our server.
+        precision: of our server.
     """
 
     runtime: Runtime
@@ -41,6 +43,8 @@ class KServeOptions(NamedTuple):
     gpus: int = 0
     min_replicas: int = 1
     max_replicas: int = 3
+    backend: str = "onnxruntime"
+    precision: str = "fp32"
 
 
 def inference_service(bundle: PartyBundle, options: KServeOptions) -> dict[str, Any]:
@@ -76,6 +80,8 @@ def inference_service(bundle: PartyBundle, options: KServeOptions) -> dict[str, 
             "name": f"{part.name}-{identity[:8]}",
             "namespace": options.namespace or f"edgesdk-{party}",
             "labels": labels,
+            # Knative's webhook refuses affinity unless a feature flag of the cluster allows it.
+            "annotations": {"serving.kserve.io/deploymentMode": "RawDeployment"},
         },
         "spec": {"predictor": predictor},
     }
@@ -88,11 +94,12 @@ def to_yaml(manifest: dict[str, Any]) -> str:
 
 
 def _container(options: KServeOptions, resources: dict[str, Any]) -> dict[str, Any]:
+    # Istio or the ingress before it ends TLS and asks for the token.
+    command = f"serve {MODELS} --host 0.0.0.0 --port {HTTP_PORT} --insecure --backend {options.backend}"
     return {
         "name": "kserve-container",  # KServe asks for this name
         "image": options.image,
-        # Istio or the ingress before it ends TLS and asks for the token.
-        "args": ["serve", MODELS, "--host", "0.0.0.0", "--port", str(HTTP_PORT), "--insecure"],  # noqa: S104
+        "args": [*command.split(), "--precision", options.precision],
         "env": [{"name": "STORAGE_URI", "value": options.storage_uri}],
         "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": HTTP_PORT}},

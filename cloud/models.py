@@ -41,6 +41,7 @@ class Model:
         name: in the protocol.
         backend: loaded; closed by ``close``.
         beside: the same model on a part of the cores, for two batches at a time; closed likewise.
+        warm_rows: batches that are run before it is ready; the last one's rows are timed.
         properties: what its metadata says besides names and shapes.
         platform: the library and its format, as the protocol names them.
         batching: how requests are joined; a model whose batch size is fixed joins none.
@@ -59,6 +60,7 @@ class Model:
         platform: str = ONNX,
         version: str = "1",
         beside: Backend | None = None,
+        warm_rows: tuple[int, ...] = (1,),
     ) -> None:
         self.name, self.version, self.platform = name, version, platform
         self.properties = properties
@@ -68,9 +70,9 @@ class Model:
             batching = batching._replace(max_batch=1)
         self.batching = batching
         self._closing = False
-        seconds = self._warm_up(backend)
+        seconds = self._warm_up(backend, warm_rows)
         if beside is not None:
-            self._warm_up(beside)
+            self._warm_up(beside, warm_rows)
         self._batcher = Batcher(f"model-{name}", backend.run, batching, seconds, beside.run if beside else None)
         self._statistics = ModelStatistics(executions=self._batcher.executions)
 
@@ -95,7 +97,10 @@ class Model:
         small = len(bundle.onnx(part, execution.precision)) <= MOST_TWICE
         if execution.backend == "onnxruntime" and threads > 1 and small:
             beside = open_backend(part, bundle, execution._replace(num_threads=threads - 1))
-        return cls(part.name, backend, bundle.manifest.identity, batching, platform, version, beside)
+        # A GPU's libraries choose their kernels anew for each size of a batch; a CPU would only hold the memory of it.
+        most = (batching or Batching()).max_batch
+        warm = (1,) if execution.backend == "onnxruntime" else tuple(range(most, 0, -1))
+        return cls(part.name, backend, bundle.manifest.identity, batching, platform, version, beside, warm)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -159,15 +164,17 @@ class Model:
         if self._beside is not None:
             self._beside.close()
 
-    def _warm_up(self, backend: Backend) -> float:
-        """Seconds of one row's run. The first run allocates; it must not fall to a client."""
-        feeds = {
-            spec.name: np.zeros([1 if size is None else size for size in spec.shape], spec.numpy_dtype)
-            for spec in self.inputs
-        }
-        outputs = backend.run(feeds)
-        if set(outputs) != {spec.name for spec in self.outputs}:
-            raise BackendError(f"model {self.name!r} gave {sorted(outputs)}")
+    def _warm_up(self, backend: Backend, rows: tuple[int, ...]) -> float:
+        """Seconds of a run of the last of these sizes. Each size's first run allocates: that is not for a client."""
+        feeds: dict[str, Array] = {}
+        for count in rows if any(None in spec.shape for spec in self.inputs) else (1,):
+            feeds = {
+                spec.name: np.zeros([count if size is None else size for size in spec.shape], spec.numpy_dtype)
+                for spec in self.inputs
+            }
+            outputs = backend.run(feeds)
+            if set(outputs) != {spec.name for spec in self.outputs}:
+                raise BackendError(f"model {self.name!r} gave {sorted(outputs)}")
         times = []
         for _ in range(WARM_RUNS):
             began = time.perf_counter()

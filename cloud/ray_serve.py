@@ -34,14 +34,15 @@ class Replicas(NamedTuple):
         most: that run under load.
         num_cpus: that Ray sets aside for each.
         num_gpus: likewise.
-        max_ongoing: requests that one works on or has waiting; as many again may wait at a proxy, more are refused.
+        max_waiting: requests that may wait in one. Ray sends it twice as many, so that what finds no place is refused
+            there, with Retry-After; as many again may wait at a proxy, which refuses more without.
     """
 
     least: int
     most: int
     num_cpus: float
     num_gpus: float
-    max_ongoing: int
+    max_waiting: int
 
 
 def run(
@@ -97,8 +98,8 @@ def run(
         deployment = serve.deployment(
             serve.ingress(lambda: Service(settings).app)(),
             name=APPLICATION,
-            max_ongoing_requests=replicas.max_ongoing,
-            max_queued_requests=replicas.max_ongoing,
+            max_ongoing_requests=2 * replicas.max_waiting,
+            max_queued_requests=2 * replicas.max_waiting,
             graceful_shutdown_timeout_s=DRAIN_SECONDS,
             ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
             **_count(replicas),
@@ -133,6 +134,6 @@ def _count(replicas: Replicas) -> dict[str, Any]:
         "min_replicas": replicas.least,
         "max_replicas": replicas.most,
         # A replica is busy long before its queue is full: half of a full one is where another is worth starting.
-        "target_ongoing_requests": max(replicas.max_ongoing / 2, 1.0),
+        "target_ongoing_requests": max(replicas.max_waiting / 2, 1.0),
     }
     return {"autoscaling_config": scaling}

@@ -30,7 +30,7 @@ class TritonOptions(NamedTuple):
         device: that ONNX Runtime runs it on there.
         tensorrt: whether ONNX Runtime hands it to TensorRT, on a GPU.
         precision: of the ONNX file, of those that the bundle was exported in.
-        batching: as for a server of ours; the queue's bound is Triton's too.
+        batching: as for a server of ours; the queue's bound and longest wait are Triton's too.
     """
 
     device: Device = "cpu"
@@ -89,6 +89,8 @@ def model_config(bundle: PartyBundle, part: Part, options: TritonOptions) -> tri
         policy.timeout_action = triton.ModelQueuePolicy.REJECT
         policy.allow_timeout_override = True  # the client's own timeout counts
         policy.max_queue_size = options.batching.max_waiting
+        if options.batching.max_wait_s is not None:
+            policy.default_timeout_microseconds = round(options.batching.max_wait_s * 1e6)
     if options.tensorrt:
         accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
         accelerator.parameters["precision_mode"] = options.precision.upper()

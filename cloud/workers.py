@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -26,7 +26,9 @@ from .tls import TLS
 
 __all__ = ["run_workers"]
 
-START_SECONDS = 120.0
+LOOK_SECONDS = 0.5
+"""Between looks for a signal, which interrupts no wait of Python's."""
+
 STEADY_SECONDS = 10.0
 """A worker that lived longer is replaced at once; others after 1, 2, 4, … 30 s."""
 
@@ -44,7 +46,7 @@ def run_workers(
     Args:
         settings: of each worker; its limits are each worker's own.
         count: of workers.
-        listener: that all accept from.
+        listener: that all accept from; closed when they are told to stop, or connections would go on piling up in it.
         on_ready: called once all are.
         tls: None serves in the clear.
 
@@ -58,19 +60,24 @@ def run_workers(
     with tempfile.TemporaryDirectory(prefix="edgesdk-", dir=memory if memory.is_dir() else None) as folder:
         workers = [_Worker(settings, listener, tls, Path(folder)) for _ in range(count)]
         try:
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.wait_until_ready()
-            on_ready()
+            # The first one builds the engines, where there are any to build; the others find them.
+            first = workers[:1] if settings.execution.builds_engines else workers
+            for starting in (first, workers[len(first) :]):
+                for worker in starting:
+                    worker.start()
+                for worker in starting:
+                    worker.wait_until_ready(stop)
+            if not stop:
+                on_ready()
             while not stop:
-                # A signal interrupts no wait of Python's: it is looked for twice a second.
-                wait([worker.process.sentinel for worker in workers if worker.process.is_alive()], timeout=0.5)
+                living = [worker.process for worker in workers if worker.process and worker.process.is_alive()]
+                wait([process.sentinel for process in living], timeout=LOOK_SECONDS)
                 for worker in workers:
                     worker.revive()
         finally:
+            listener.close()
             for worker in workers:
-                worker.process.terminate()
+                worker.stop()
             for worker in workers:
                 worker.end()
 
@@ -80,8 +87,8 @@ class _Worker:
         self._given = (settings, listener, tls, folder)
         self._began = self._next = 0.0
         self._deaths = 0
-        self._receiver: Connection | None = None
-        self.process: SpawnProcess
+        self._receiver: Connection
+        self.process: SpawnProcess | None = None
 
     def start(self) -> None:
         self._receiver, sender = _spawn.Pipe(duplex=False)
@@ -90,36 +97,49 @@ class _Worker:
         sender.close()
         self._began = time.monotonic()
 
-    def wait_until_ready(self) -> None:
-        assert self._receiver is not None
-        if not self._receiver.poll(START_SECONDS):
-            raise BackendError(f"a worker does not start within {START_SECONDS:g} s")
-        try:
-            problem = self._receiver.recv_bytes().decode()
-        except EOFError as error:
-            self.process.join(5)
-            raise BackendError(f"a worker ended with status {self.process.exitcode}") from error
-        if problem:
+    def wait_until_ready(self, stop: Sequence[int]) -> None:
+        """Until it serves, or there is something in ``stop``; an engine may take many minutes to build."""
+        while not stop and not self._receiver.poll(LOOK_SECONDS):
+            pass
+        if not stop and (problem := self._problem()):
             raise BackendError(problem)
+
+    def _problem(self) -> str:
+        """Why it ended, or nothing from one that serves."""
+        assert self.process is not None
+        try:
+            return self._receiver.recv_bytes().decode()
+        except EOFError:
+            self.process.join(5)
+            return f"a worker ended with status {self.process.exitcode}"
 
     def revive(self) -> None:
         """Start another one in the place of one that has died."""
         now = time.monotonic()
-        if self.process.is_alive() or now < self._next:
+        if self.process is None or self.process.is_alive() or now < self._next:
             return
         if not self._next:
             self._deaths = 0 if now - self._began > STEADY_SECONDS else self._deaths + 1
             pause = min(2.0 ** min(self._deaths - 1, 10), LONGEST_PAUSE) if self._deaths else 0.0
             self._next = now + pause
-            told = {"pid": self.process.pid, "status": self.process.exitcode, "pause_s": pause}
+            told: dict[str, object] = {"pid": self.process.pid, "status": self.process.exitcode, "pause_s": pause}
+            if self._receiver.poll() and (problem := self._problem()):  # one that never served
+                told["problem"] = problem
             _log.error("a worker has died; another one takes its place", extra=told)
             if pause:
                 return
         self._next = 0.0
         self.start()
 
+    def stop(self) -> None:
+        """Tell it to finish what it accepted."""
+        if self.process is not None:
+            self.process.terminate()
+
     def end(self) -> None:
         """Wait for what it accepted; it has been told to stop."""
+        if self.process is None:
+            return
         self.process.join(DRAIN_SECONDS + 5)
         if self.process.is_alive():
             self.process.kill()

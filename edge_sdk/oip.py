@@ -7,6 +7,7 @@ lists them; ``Inference-Header-Content-Length`` is the JSON's length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -152,6 +153,30 @@ def decode_request(body: bytes, header_length: str | None) -> InferRequest:
     if not header.inputs:
         raise TensorError("the request has no inputs")
     return InferRequest(_decode_tensors(header.inputs, raw), header.id, header.parameters, header.outputs)
+
+
+def decode_raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
+    """A request whose body is a tensor and nothing else: Triton's raw binary request, whose answer is binary.
+
+    Args:
+        body: one row's numbers.
+        inputs: of the model.
+
+    Raises:
+        TensorError: the model has several inputs or more than one free size, or the body does not fill its shape.
+    """
+    if len(inputs) != 1:
+        raise TensorError(f"a raw binary request is for a model of one input; this one has {len(inputs)}")
+    spec = inputs[0]
+    shape = [1 if axis == 0 and size is None else size for axis, size in enumerate(spec.shape)]
+    known = spec.numpy_dtype.itemsize * math.prod(size for size in shape if size is not None)
+    if shape.count(None) > 1 or (None in shape and (not known or len(body) % known)):
+        raise TensorError(
+            f"{len(body)} raw bytes give no shape for input {spec.name!r}; send a request that states one"
+        )
+    whole = [len(body) // known if size is None else size for size in shape]
+    tensor = Tensor(spec.name, whole, spec.dtype, {"binary_data_size": len(body)})
+    return InferRequest(_decode_tensors([tensor], memoryview(body)), parameters={"binary_data_output": True})
 
 
 def decode_response(body: bytes, header_length: str | None) -> InferResponse:

@@ -1,4 +1,4 @@
-"""Wrong requests by the hundred thousand against a real server: no 5xx but 503, no crash, no growth.
+"""Wrong requests by the hundred thousand against a real server: no 5xx but 503 and 504, no crash, no growth.
 
     python tools/fuzz_server.py BUNDLE [--bodies 100000] [--seed 0] [--schemathesis PATH]
 
@@ -39,8 +39,9 @@ from edge_sdk.profile.machine import Machine
 from edge_sdk.progress import bar
 
 THREADS = 4
-FINE = {200, 400, 404, 405, 411, 413, 414, 415, 431, 501, 503}
-"""What may be answered; 501 is HTTP's own, for a transfer coding that is not known."""
+FINE = {200, 400, 404, 405, 411, 413, 414, 415, 431, 501, 503, 504}
+"""What may be answered; 501 is HTTP's own, for a transfer coding that is not known, 504 for a request's own
+timeout, of a microsecond."""
 
 ODD: list[Any] = [
     None, True, False, -1, 0, 1, 2**31, 2**63, 2**64, -(2**63), 1e308, -0.0, "", "x", "é\u0000", "FP32", "BYTES",

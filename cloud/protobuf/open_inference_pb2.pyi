@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
@@ -92,6 +93,101 @@ class ModelMetadataResponse(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[ModelMetadataResponse.TensorMetadata]
     properties: _containers.ScalarMap[str, str]
     def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., platform: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[ModelMetadataResponse.TensorMetadata, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[ModelMetadataResponse.TensorMetadata, _Mapping]]] = ..., properties: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ModelConfigRequest(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ModelConfigResponse(_message.Message):
+    __slots__ = ("config",)
+    class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TYPE_INVALID: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_BOOL: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_UINT8: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_UINT16: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_UINT32: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_UINT64: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_INT8: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_INT16: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_INT32: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_INT64: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_FP16: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_FP32: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_FP64: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_STRING: _ClassVar[ModelConfigResponse.DataType]
+        TYPE_BF16: _ClassVar[ModelConfigResponse.DataType]
+    TYPE_INVALID: ModelConfigResponse.DataType
+    TYPE_BOOL: ModelConfigResponse.DataType
+    TYPE_UINT8: ModelConfigResponse.DataType
+    TYPE_UINT16: ModelConfigResponse.DataType
+    TYPE_UINT32: ModelConfigResponse.DataType
+    TYPE_UINT64: ModelConfigResponse.DataType
+    TYPE_INT8: ModelConfigResponse.DataType
+    TYPE_INT16: ModelConfigResponse.DataType
+    TYPE_INT32: ModelConfigResponse.DataType
+    TYPE_INT64: ModelConfigResponse.DataType
+    TYPE_FP16: ModelConfigResponse.DataType
+    TYPE_FP32: ModelConfigResponse.DataType
+    TYPE_FP64: ModelConfigResponse.DataType
+    TYPE_STRING: ModelConfigResponse.DataType
+    TYPE_BF16: ModelConfigResponse.DataType
+    class Input(_message.Message):
+        __slots__ = ("name", "data_type", "dims")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+        DIMS_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        data_type: ModelConfigResponse.DataType
+        dims: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[ModelConfigResponse.DataType, str]] = ..., dims: _Optional[_Iterable[int]] = ...) -> None: ...
+    class Output(_message.Message):
+        __slots__ = ("name", "data_type", "dims")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+        DIMS_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        data_type: ModelConfigResponse.DataType
+        dims: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[ModelConfigResponse.DataType, str]] = ..., dims: _Optional[_Iterable[int]] = ...) -> None: ...
+    class QueuePolicy(_message.Message):
+        __slots__ = ("default_timeout_microseconds", "max_queue_size")
+        DEFAULT_TIMEOUT_MICROSECONDS_FIELD_NUMBER: _ClassVar[int]
+        MAX_QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
+        default_timeout_microseconds: int
+        max_queue_size: int
+        def __init__(self, default_timeout_microseconds: _Optional[int] = ..., max_queue_size: _Optional[int] = ...) -> None: ...
+    class DynamicBatching(_message.Message):
+        __slots__ = ("max_queue_delay_microseconds", "default_queue_policy")
+        MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: _ClassVar[int]
+        DEFAULT_QUEUE_POLICY_FIELD_NUMBER: _ClassVar[int]
+        max_queue_delay_microseconds: int
+        default_queue_policy: ModelConfigResponse.QueuePolicy
+        def __init__(self, max_queue_delay_microseconds: _Optional[int] = ..., default_queue_policy: _Optional[_Union[ModelConfigResponse.QueuePolicy, _Mapping]] = ...) -> None: ...
+    class Config(_message.Message):
+        __slots__ = ("name", "platform", "max_batch_size", "input", "output", "dynamic_batching", "backend")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        PLATFORM_FIELD_NUMBER: _ClassVar[int]
+        MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+        INPUT_FIELD_NUMBER: _ClassVar[int]
+        OUTPUT_FIELD_NUMBER: _ClassVar[int]
+        DYNAMIC_BATCHING_FIELD_NUMBER: _ClassVar[int]
+        BACKEND_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        platform: str
+        max_batch_size: int
+        input: _containers.RepeatedCompositeFieldContainer[ModelConfigResponse.Input]
+        output: _containers.RepeatedCompositeFieldContainer[ModelConfigResponse.Output]
+        dynamic_batching: ModelConfigResponse.DynamicBatching
+        backend: str
+        def __init__(self, name: _Optional[str] = ..., platform: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., input: _Optional[_Iterable[_Union[ModelConfigResponse.Input, _Mapping]]] = ..., output: _Optional[_Iterable[_Union[ModelConfigResponse.Output, _Mapping]]] = ..., dynamic_batching: _Optional[_Union[ModelConfigResponse.DynamicBatching, _Mapping]] = ..., backend: _Optional[str] = ...) -> None: ...
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    config: ModelConfigResponse.Config
+    def __init__(self, config: _Optional[_Union[ModelConfigResponse.Config, _Mapping]] = ...) -> None: ...
 
 class InferParameter(_message.Message):
     __slots__ = ("bool_param", "int64_param", "string_param", "double_param", "uint64_param")

@@ -55,6 +55,11 @@ class Execution(NamedTuple):
     num_threads: int | None = None
     max_batch: int = 1
 
+    @property
+    def builds_engines(self) -> bool:
+        """Whether the first use builds TensorRT's engines, which takes minutes."""
+        return "tensorrt" in self.backend
+
 
 DEFAULT_EXECUTION = Execution()
 

@@ -33,4 +33,7 @@ OtlpEndpoint = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="That an operator may use on the CPU; default: all cores.")]
 BatchWindow = Annotated[float, typer.Option(min=0, help="That an idle model waits for more requests to join.")]
 MaxWaiting = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")]
+MaxWait = Annotated[
+    float | None, typer.Option(min=1, help="That a request may wait to be begun; longer: 504. [default: no limit]")
+]
 MaxBatch = Annotated[int, typer.Option(min=1, help="Most rows that run together.")]

@@ -8,6 +8,7 @@ from typing import Literal
 import typer
 
 from ..errors import needs_extra
+from .execution import BackendOption, Precision, PrecisionOption
 
 
 def kserve(
@@ -19,8 +20,10 @@ def kserve(
     image: str | None = typer.Option(None, help="The image with edgesdk[cloud]; for --runtime edgesdk."),
     namespace: str | None = typer.Option(None, help="Default: one of its own for each server, edgesdk-server0."),
     gpus: int = typer.Option(0, min=0, help="For each replica."),
-    min_replicas: int = typer.Option(1, min=0, help="Kept running without load."),
+    min_replicas: int = typer.Option(1, min=1, help="Kept running without load."),
     max_replicas: int = typer.Option(3, min=1, help="At most."),
+    backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = Precision.FP32,
     out: Path | None = typer.Option(None, help="A new file; default: standard output."),
 ) -> None:
     """Write the InferenceService of one server's part, for kubectl apply.
@@ -37,7 +40,14 @@ def kserve(
         raise typer.BadParameter("--runtime edgesdk needs --image, and triton has one of its own")
     if max_replicas < min_replicas:
         raise typer.BadParameter("--max-replicas is less than --min-replicas")
-    options = KServeOptions(runtime, storage_uri, image, namespace, gpus, min_replicas, max_replicas)
+    on_gpu = backend != "onnxruntime"
+    if runtime == "triton" and (on_gpu or precision is not Precision.FP32):
+        raise typer.BadParameter("--backend and --precision are for --runtime edgesdk; edgesdk triton takes Triton's")
+    if runtime == "edgesdk" and on_gpu != bool(gpus):
+        raise typer.BadParameter(f"--gpus {gpus} with --backend {backend}: one of them needs the other")
+    options = KServeOptions(
+        runtime, storage_uri, image, namespace, gpus, min_replicas, max_replicas, backend, precision.value
+    )
     text = to_yaml(inference_service(open_party(folder, "server"), options))
     if out is None:
         typer.echo(text, nl=False)

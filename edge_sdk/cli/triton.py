@@ -8,7 +8,7 @@ from typing import Literal
 import typer
 
 from ..errors import needs_extra
-from .execution import SERVER_BATCH, BatchWindow, MaxBatch, MaxWaiting, Precision, PrecisionOption
+from .execution import SERVER_BATCH, BatchWindow, MaxBatch, MaxWait, MaxWaiting, Precision, PrecisionOption
 
 
 def triton(
@@ -20,6 +20,7 @@ def triton(
     max_batch: MaxBatch = SERVER_BATCH,
     batch_window_ms: BatchWindow = 0.0,
     max_waiting: MaxWaiting = 256,
+    max_wait_ms: MaxWait = None,
 ) -> None:
     """Write a tail as a model repository of NVIDIA's Triton, which then serves it in place of ``edgesdk serve``.
 
@@ -33,7 +34,7 @@ def triton(
 
     if tensorrt and device == "cpu":
         raise typer.BadParameter("--tensorrt needs --device gpu")
-    batching = Batching(max_batch, batch_window_ms / 1e3, max_waiting)
+    batching = Batching(max_batch, batch_window_ms / 1e3, max_waiting, max_wait_ms and max_wait_ms / 1e3)
     model = write_repository(
         open_party(folder, "server"), out, TritonOptions(device, tensorrt, precision.value, batching)
     )

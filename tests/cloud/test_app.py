@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -140,6 +141,46 @@ def test_prometheus_reads_the_same_by_tritons_names(own_server):
     assert samples["edgesdk_batch_rows_bucket", "1"] == 1
     assert samples["edgesdk_batch_rows_bucket", "2"] == samples["edgesdk_batch_rows_count",] == 2
     assert samples["edgesdk_batch_rows_sum",] == 3
+
+
+def test_a_body_that_is_a_tensor_and_nothing_else(server, expected):
+    """Triton's raw binary request: one row, answered in binary."""
+    url, name = f"{server}/v2/models/tail/infer", "Inference-Header-Content-Length"
+    response = requests.post(url, data=FEATURES[:1].tobytes(), headers={name: "0"})
+    assert response.status_code == 200
+    answer = oip.decode_response(response.content, response.headers[name])
+    np.testing.assert_allclose(answer.outputs["logits"], expected[:1], atol=1e-5)
+    short = requests.post(url, data=FEATURES[:1].tobytes()[:-4], headers={name: "0"})
+    assert short.status_code == 400
+    assert "binary_data_size 3068" in short.json()["error"]
+
+
+def test_what_is_no_http_is_told_so_in_the_protocols_shape(server):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        raw.sendall(b"hello\r\n\r\n")
+        head, _, body = raw.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/json" in head
+    assert json.loads(body).keys() == {"error"}
+
+
+def test_while_a_long_body_is_unpacked_others_are_answered(bundle):
+    """64 KiB of gzip can be 64 MiB."""
+    bomb = gzip.compress(bytes(60 * 2**20))
+    with serving(bundle / "server0") as (url, _), ThreadPoolExecutor(4) as pool:
+        asked = [
+            pool.submit(requests.post, f"{url}/v2/models/tail/infer", data=bomb, headers={"Content-Encoding": "gzip"})
+            for _ in range(4)
+        ]
+        with requests.Session() as session:
+            times = []
+            while not all(each.done() for each in asked):
+                began = time.monotonic()
+                assert session.get(f"{url}/v2/health/live").status_code == 200
+                times.append(time.monotonic() - began)
+        assert [each.result().status_code for each in asked] == [400] * 4
+    assert len(times) > 4  # four bodies were unpacked meanwhile
 
 
 def test_load_generators_find_a_configuration(own_server):

@@ -188,6 +188,36 @@ def test_more_than_may_wait_are_refused(make, function):
     assert function.batches == [1, 1, 1, 1]
 
 
+def test_more_rows_than_full_batches_may_wait_are_refused(make, function):
+    """Few requests can be many rows; one that waits for nobody may have any number."""
+    batcher = make(max_waiting=3, max_batch=2)
+
+    async def fill():
+        accepted = [asyncio.ensure_future(_submit(batcher, *map(float, range(n)))) for n in (5, 1)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadError, match="2 requests wait already, 6 rows"):
+            batcher.submit(_rows(1.0), 1)
+        await asyncio.gather(*accepted)
+        await _submit(batcher, *map(float, range(9)))
+
+    _, found = asyncio.run(_while_busy(batcher, function, fill(), pause=0.02))
+    assert found is None
+
+
+def test_the_servers_own_deadline_holds_for_all(make, function):
+    batcher = make(max_batch=1, max_wait_s=0.02)
+    soon, late = time.monotonic() + 0.01, time.monotonic() + 60
+    outcomes = asyncio.run(
+        _while_busy(
+            batcher, function, _submit(batcher, 1.0), _submit(batcher, 2.0, deadline=late),
+            _submit(batcher, 3.0, deadline=soon), pause=0.1,
+        )
+    )  # fmt: skip
+    assert outcomes[0].rows == 1  # which waited for nobody
+    assert all(isinstance(outcome, ExpiredError) for outcome in outcomes[1:])
+    assert function.batches == [1]
+
+
 def test_the_dead_do_not_keep_the_living_out(make, function):
     """A full queue of requests that have expired, or whose clients have left, has room."""
     batcher = make(max_waiting=2)

@@ -63,6 +63,15 @@ def test_health_and_metadata(client):
     assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("logits", "FP32", [-1, 10])
 
 
+def test_load_generators_find_a_configuration(client):
+    config = client.get_model_config("tail", as_json=True)["config"]
+    assert (config["name"], config["backend"], config["max_batch_size"]) == ("tail", "onnxruntime", 8)
+    assert config["input"] == [{"name": "features", "data_type": "TYPE_FP32", "dims": ["12", "8", "8"]}]
+    assert config["output"] == [{"name": "logits", "data_type": "TYPE_FP32", "dims": ["10"]}]
+    assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 256
+    assert "model_configuration" in client.get_server_metadata().extensions
+
+
 def _health(address, service=""):
     with grpc.insecure_channel(address) as channel:
         return (

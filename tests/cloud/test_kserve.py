@@ -19,6 +19,7 @@ def test_triton_over_a_repository(bundle):
     found = _manifest(bundle / "server0", *TRITON, "--gpus", "1")
     assert (found["apiVersion"], found["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
     assert found["metadata"]["namespace"] == "edgesdk-server0"
+    assert found["metadata"]["annotations"] == {"serving.kserve.io/deploymentMode": "RawDeployment"}
     assert found["metadata"]["name"].startswith("tail-")
     assert len(found["metadata"]["name"]) <= 63
     assert found["spec"]["predictor"]["model"] == {
@@ -31,10 +32,10 @@ def test_triton_over_a_repository(bundle):
 
 
 def test_our_own_image(bundle):
-    found = _manifest(bundle / "server0", *OURS, "--namespace", "clinic", "--min-replicas", "0", "--max-replicas", "9")
+    found = _manifest(bundle / "server0", *OURS, "--namespace", "clinic", "--min-replicas", "2", "--max-replicas", "9")
     assert found["metadata"]["namespace"] == "clinic"
     predictor = found["spec"]["predictor"]
-    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (0, 9)
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 9)
     (container,) = predictor["containers"]
     assert (container["name"], container["image"]) == ("kserve-container", "registry/edgesdk:1")
     assert container["args"][:2] == ["serve", "/mnt/models"]
@@ -44,11 +45,15 @@ def test_our_own_image(bundle):
     assert predictor["securityContext"]["runAsNonRoot"] is True
 
 
-def test_the_arguments_are_the_servers(bundle):
+@pytest.mark.parametrize("options", [(), ("--gpus", "1", "--backend", "tensorrt", "--precision", "fp16")])
+def test_the_arguments_are_the_servers(bundle, options):
     """What the container is told to run is a command that this version has."""
-    (container,) = _manifest(bundle / "server0", *OURS)["spec"]["predictor"]["containers"]
+    (container,) = _manifest(bundle / "server0", *OURS, *options)["spec"]["predictor"]["containers"]
     arguments = [str(bundle / "edge") if each == "/mnt/models" else each for each in container["args"]]
     assert_one_line_error(edgesdk_here(*arguments), "folder of edge")  # all was understood but the folder
+    if options:
+        assert container["args"][-4:] == list(options[2:])
+        assert container["resources"] == {"limits": {"nvidia.com/gpu": "1"}}
 
 
 def test_no_two_parties_share_a_node(shares_bundle):
@@ -68,7 +73,17 @@ def test_no_two_parties_share_a_node(shares_bundle):
 
 
 @pytest.mark.parametrize(
-    "options", [(*TRITON, "--image", "x"), (*OURS[:2], *TRITON), (*TRITON, "--min-replicas", "5"), ()]
+    "options",
+    [
+        (*TRITON, "--image", "x"),
+        (*OURS[:2], *TRITON),
+        (*TRITON, "--min-replicas", "5"),
+        (*TRITON, "--min-replicas", "0"),
+        (*TRITON, "--precision", "fp16"),
+        (*OURS, "--gpus", "1"),
+        (*OURS, "--backend", "tensorrt"),
+        (),
+    ],
 )
 def test_wrong_usage(bundle, options):
     assert edgesdk_here("kserve", bundle / "server0", *options).returncode == 2

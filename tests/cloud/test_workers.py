@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,37 @@ def test_all_of_them_serve_count_together_and_are_replaced(bundle):
         assert process.wait(30) == 0
         assert "a worker has died" in process.stderr.read()
     assert not any(Path(f"/proc/{pid}").exists() for pid in before)
+
+
+def test_who_drains_takes_nobody_more(bundle):
+    """A connection that nobody will accept would hang until all have ended."""
+    big = np.random.default_rng(0).random((4096, 12, 8, 8), np.float32)
+    with serving(bundle / "server0", "--workers", "2") as (url, process), ThreadPoolExecutor(1) as pool:
+        before = _computed(process.pid)
+        with Client(url) as client:
+            running = pool.submit(client.infer, "tail", {"features": big})
+            _wait_for(lambda: _computed(process.pid) > before + 0.1)
+            process.terminate()
+            _wait_for(lambda: _refuses(url) or running.done())
+            assert not running.done()
+            outputs, _ = running.result()
+            assert len(outputs["logits"]) == len(big)
+        assert process.wait(30) == 0
+
+
+def _computed(pid: int) -> float:
+    """Seconds that its workers have computed."""
+    stats = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split() for child in _children(pid)]
+    return sum(int(user) + int(system) for *_, user, system in (stat[:13] for stat in stats)) / os.sysconf("SC_CLK_TCK")
+
+
+def _refuses(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_they_end_with_the_process_that_looks_after_them(bundle):

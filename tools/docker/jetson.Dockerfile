@@ -1,8 +1,8 @@
 # The device's side on a Jetson. BASE is NVIDIA's L4T JetPack image of the device's own JetPack release (it brings CUDA,
 # TensorRT and its Python bindings, for that Python alone). From the repository's root, on the device:
 #   docker build -f tools/docker/jetson.Dockerfile --build-arg BASE=… -t edgesdk-device .
-#   docker run --runtime nvidia -v $PWD/b/edge:/model:ro -v engines:/cache -v $PWD/photos:/photos:ro edgesdk-device \
-#     run /model /photos --server https://tail.example.org:8000 --backend tensorrt --precision fp16
+#   docker run --runtime nvidia --group-add video -v $PWD/b/edge:/model:ro -v engines:/cache \
+#     -v $PWD/photos:/photos:ro edgesdk-device run /model /photos --server https://tail.example.org:8000 --backend tensorrt --precision fp16
 ARG BASE
 FROM ${BASE}
 # hadolint ignore=DL3008

@@ -14,11 +14,14 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY cloud cloud
 COPY edge_sdk edge_sdk
 COPY export export
-# pycuda is compiled here, against this CUDA; ONNX Runtime's CPU package makes way for the one with GPU providers.
+# pycuda is compiled here, against this CUDA; ONNX Runtime's CPU package makes way for the one with GPU providers. All
+# are for CUDA 12, as the image is: the package that is called tensorrt alone would bring the newest CUDA's. ONNX Runtime 1.22 is built for
+# TensorRT 10.9.
 RUN python3 -m venv /opt/edgesdk \
-    && /opt/edgesdk/bin/pip install --no-cache-dir --constraint constraints.txt '.[grpc,tensorrt,trace]' \
+    && /opt/edgesdk/bin/pip install --no-cache-dir --constraint constraints.txt '.[grpc,trace]' pycuda \
+        'tensorrt-cu12==10.9.*' \
     && /opt/edgesdk/bin/pip uninstall --yes onnxruntime \
-    && /opt/edgesdk/bin/pip install --no-cache-dir 'onnxruntime-gpu>=1.20'
+    && /opt/edgesdk/bin/pip install --no-cache-dir 'onnxruntime-gpu==1.22.*'
 
 FROM nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04
 # hadolint ignore=DL3008
@@ -28,6 +31,8 @@ RUN apt-get update \
     && install --directory --owner 10001 --group 10001 /cache
 COPY --from=build /opt/edgesdk /opt/edgesdk
 ENV PATH=/opt/edgesdk/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 EDGESDK_CACHE=/cache
+# Where ONNX Runtime's TensorRT provider finds its library.
+ENV LD_LIBRARY_PATH=/opt/edgesdk/lib/python3.12/site-packages/tensorrt_libs:$LD_LIBRARY_PATH
 VOLUME /cache
 USER 10001:10001
 EXPOSE 8000
