@@ -52,6 +52,8 @@ START_SECONDS = 60.0
 RAW_BATCHES = (1, 8, MAX_BATCH)
 BURN_IDLE = ("litserve", "ray")
 JSON_ONLY = ("mlserver",)
+PACKAGES = {"triton": "nvidia-pytriton"}
+"""Of peers whose package has another name."""
 
 
 class Measured(NamedTuple):
@@ -136,6 +138,7 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
             known = ", ".join(sorted(path.stem.removeprefix("on_") for path in PEERS.glob("on_*.py")))
             sys.exit(f"bench_serving: no peer {name!r}; there are {known}")
         commands[name] = [python or sys.executable, str(script)]
+    versions = {name: _version(name, command[0]) for name, command in commands.items()}
     found: dict[str, dict[int, list[Measured]]] = {name: {c: [] for c in CONCURRENCIES} for name in commands}
     raw: list[list[float]] = []
     with ExitStack() as stack:
@@ -160,7 +163,17 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
                     found[server.name][concurrency].append(_wrk(calls[server.speaks], server, concurrency, seconds))
                 server.pause()
         busy = {server.name: server.memory_mib() for server in servers}
-    _report(f"{folder.parent.name}", found, raw[1:], {s.name: s.ready_seconds for s in servers}, idle, busy)
+    ready = {server.name: server.ready_seconds for server in servers}
+    _report(f"{folder.parent.name}", found, raw[1:], ready, idle, busy, versions)
+
+
+def _version(name: str, python: str) -> str:
+    """Of a peer's package and its ONNX Runtime, as its own Python has them; nothing of ours and of echo."""
+    if name in ("edgesdk", "echo"):
+        return ""
+    code = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
+    asked = [python, "-c", code, PACKAGES.get(name, name), "onnxruntime"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @contextmanager
@@ -253,6 +266,7 @@ def _report(
     ready: dict[str, float],
     idle: dict[str, float],
     busy: dict[str, float],
+    versions: dict[str, str],
 ) -> None:
     rows, best = [], np.max(raw, 1)
     by_batch = ", ".join(
@@ -264,18 +278,28 @@ def _report(
             rates = np.array([each.rate for each in by_concurrency[concurrency][1:]])
             shares = rates / best
             row.append(f"{np.median(rates):,.0f} ({np.median(shares):.2f}; {shares.min():.2f}-{shares.max():.2f})")
-        one, most = by_concurrency[1][1:], by_concurrency[CONCURRENCIES[-1]][1:]
-        row += [f"{np.median([e.p50 for e in one]):.3f}", f"{np.median([e.p99 for e in one]):.3f}"]
-        row += [f"{np.median([e.p99 for e in most]):.1f}"]
+        row.append(f"{np.median([each.p50 for each in by_concurrency[1][1:]]):.3f}")
+        tails = [np.median([each.p99 for each in by_concurrency[concurrency][1:]]) for concurrency in CONCURRENCIES]
+        row.append(", ".join(f"{tail:.1f}" for tail in tails))
         row += [f"{ready[name]:.2f}", f"{idle[name]:.0f}, {busy[name]:.0f}"]
         rows.append(row)
     columns = [f"req/s at {c} (of raw)" for c in CONCURRENCIES]
     print_table(
         f"{title}; {len(raw)} rounds; raw {np.median(best):,.0f} rows/s ({best.min():,.0f}-{best.max():,.0f}), "
         f"{by_batch}\n{Machine.here()}",
-        ["server", *columns, "p50 ms at 1", "p99 at 1", "p99 at 32", "ready s", "MiB idle, after"],
+        [
+            "server",
+            *columns,
+            "p50 ms at 1",
+            f"p99 at {', '.join(map(str, CONCURRENCIES))}",
+            "ready s",
+            "MiB idle, after",
+        ],
         rows,
     )
+    for name, version in versions.items():
+        if version:
+            print(f"{name}: {version}")
 
 
 if __name__ == "__main__":

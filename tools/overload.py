@@ -6,7 +6,8 @@
 2. Requests leave at FACTOR times that rate, whatever comes back. Every answer is compared with what ONNX Runtime gives
    for that request's own features; the others must be 503 with Retry-After; as the queue has a bound, so has the time
    that accepted requests take; the server's memory must not grow.
-3. SIGTERM in the middle: every request that the server's log calls answered has reached its client.
+3. SIGTERM in the middle: every request that the server's log calls answered has reached its client. And once more with
+   requests that are known to wait there: all of them are answered.
 4. SIGKILL, and a new server at the same address: clients go on by themselves.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +30,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+import requests
 from serving import process_of, resident_kib, serve
 
 from edge_sdk import oip
@@ -41,6 +44,7 @@ from edge_sdk.progress import bar
 
 KINDS = 64
 MAX_WAITING = 64
+ROWS = 8
 TOLERANCE = 1e-3
 
 
@@ -73,6 +77,11 @@ class Questions:
         answer = oip.decode_response(body, length)
         found = answer.outputs[self._output]
         return answer.id == request_id and bool(np.abs(found - self.answers[kind]).max() <= TOLERANCE)
+
+    def ask_rows(self, client: Client, rows: int) -> bool:
+        """The first of them in one request."""
+        outputs, _ = client.infer(self.model, {self._input: self.feeds[:rows]})
+        return bool(np.abs(outputs[self._output] - self.answers[:rows]).max() <= TOLERANCE)
 
     def ask(self, client: Client, kind: int) -> bool:
         """By our own client: whether the answer is right."""
@@ -181,6 +190,7 @@ def main() -> None:
         print(f"{arguments.bundle}, {Machine.here()}", flush=True)
         fine = overload(folder, questions, arguments.minutes * 60, arguments.factor, arguments.connections)
         fine &= terminated(folder, questions, arguments.connections)
+        fine &= drained(folder, questions)
         fine &= killed(folder, questions)
     except EdgeSDKError as error:
         sys.exit(f"overload: {error}")
@@ -264,6 +274,43 @@ def terminated(folder: Path, questions: Questions, connections: int) -> bool:
         ],
     )
     return fine
+
+
+def drained(folder: Path, questions: Questions) -> bool:
+    """SIGTERM while as many requests as may wait do so, each of some rows."""
+    outcomes: Counter[str] = Counter()
+    with process_of(serve(folder, "--max-waiting", str(MAX_WAITING))) as (url, server):
+
+        def client() -> None:
+            with Client(url, timeout_s=120) as asking:
+                try:
+                    outcomes["right" if questions.ask_rows(asking, ROWS) else "wrong"] += 1
+                except RemoteError as error:
+                    outcomes[str(error)] += 1
+
+        threads = [threading.Thread(target=client) for _ in range(MAX_WAITING)]
+        for thread in threads:
+            thread.start()
+        waiting, end = 0, time.monotonic() + 30
+        while waiting < MAX_WAITING // 2 and time.monotonic() < end:
+            waiting = _waiting(url)
+        server.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        status = server.wait(60)
+    fine = status == 0 and waiting > 0 and outcomes["right"] == MAX_WAITING
+    print_table(
+        f"SIGTERM while {waiting} requests of {ROWS} rows wait: {_verdict(fine)}",
+        ["", "found"],
+        [*([outcome, str(count)] for outcome, count in outcomes.items()), ["exit status of the server", str(status)]],
+    )
+    return fine
+
+
+def _waiting(url: str) -> int:
+    """Requests in the server's queue, as its metrics say."""
+    text = requests.get(f"{url}/metrics", timeout=30).text
+    return int(float(re.findall(r"^nv_inference_pending_request_count\S* (\S+)$", text, re.MULTILINE)[0]))
 
 
 def _read_log(server: subprocess.Popen[str], answered: set[str]) -> None:
