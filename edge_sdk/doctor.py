@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -44,7 +48,7 @@ class Check(msgspec.Struct, frozen=True):
 def examine() -> list[Check]:
     """Look at this machine, from the interpreter to the GPU; nothing is changed."""
     checks: list[Check] = []
-    for look in (_python, _onnxruntime, _machine, _gpu, _tensorrt, _rtx, _memory, _cache):
+    for look in (_python, _onnxruntime, _machine, _toolkit, _gpu, _tensorrt, _rtx, _memory, _cache):
         checks += look()
     return checks
 
@@ -94,13 +98,36 @@ def _jetpack(l4t: str, known: jetson.JetPack) -> Check:
     found = f"{known.name} (L4T {l4t}), with TensorRT {known.tensorrt} for Python {known.python}"
     if known.python in ("3.6", "3.8"):
         advice = (
-            f"its TensorRT is for Python {known.python}, edgesdk for 3.10 and later: update to JetPack 6 (Orin) or 7, "
+            f"its TensorRT is for Python {known.python}, edgesdk for 3.10 and later: update to JetPack 6.1 or 7, "
             "or stay with --backend onnxruntime, on the CPU"
         )
         return Check("JetPack", "missing", found, advice)
+    if known.tensorrt == "8.6":
+        return Check("JetPack", "missing", found, "its TensorRT is too old: update to JetPack 6.1 or later")
     if known.python != f"{sys.version_info[0]}.{sys.version_info[1]}":
         return Check("JetPack", "warn", found, f"use Python {known.python}, or TensorRT cannot be imported")
     return Check("JetPack", "ok", found)
+
+
+def _toolkit() -> Iterator[Check]:
+    """CUDA's compiler and headers, which pycuda is built with."""
+    places = sorted(Path("/usr/local").glob("cuda*/bin/nvcc"), reverse=True)
+    compiler = shutil.which("nvcc") or next((str(place) for place in places), None)
+    if compiler is None:
+        install = "pycuda is compiled with it: on a Jetson sudo apt install nvidia-jetpack, else NVIDIA's CUDA toolkit"
+        yield Check("CUDA toolkit", "missing", "no nvcc in PATH or /usr/local/cuda*/bin", install)
+        return
+    try:
+        said = subprocess.run(  # noqa: S603  (the compiler of this machine)
+            [compiler, "--version"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Check("CUDA toolkit", "warn", f"{compiler} does not run: {error}")
+        return
+    release = re.search(r"release ([\d.]+)", said)
+    advice = None if shutil.which("nvcc") else f"add {Path(compiler).parent} to PATH before installing pycuda"
+    state: Literal["ok", "warn"] = "ok" if advice is None else "warn"
+    yield Check("CUDA toolkit", state, f"{release[1] if release else 'unknown version'} ({compiler})", advice)
 
 
 def _gpu() -> Iterator[Check]:
@@ -130,6 +157,8 @@ def _tensorrt() -> Iterator[Check]:
 
 
 def _rtx() -> Iterator[Check]:
+    if jetson.is_jetson():  # which it does not support
+        return
     yield _tried("TensorRT for RTX", lambda: _describe_library("tensorrt_rtx"))
 
 

@@ -27,7 +27,9 @@ class JetPack(NamedTuple):
 _JETPACKS = {
     "32": JetPack("4", "3.6", "8.0 to 8.2"),
     "35": JetPack("5", "3.8", "8.4 to 8.5"),
-    "36": JetPack("6", "3.10", "8.6 to 10.3"),
+    "36.2": JetPack("6.0", "3.10", "8.6"),
+    "36.3": JetPack("6.0", "3.10", "8.6"),
+    "36": JetPack("6.1 or 6.2", "3.10", "10.3"),
     "38": JetPack("7.0 or 7.1", "3.12", "10.13"),
     "39": JetPack("7.2", "3.12", "10.16 or 11.4"),
 }
@@ -58,7 +60,7 @@ def l4t_version(release: str) -> str | None:
 
 def jetpack(l4t: str) -> JetPack | None:
     """The JetPack of an L4T version; None for one that is not known here."""
-    return _JETPACKS.get(l4t.partition(".")[0])
+    return _JETPACKS.get(".".join(l4t.split(".")[:2])) or _JETPACKS.get(l4t.partition(".")[0])
 
 
 def nvpmodel_mode(text: str) -> str | None:

@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, SessionOptions
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, open_party
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
+from edge_sdk.profile.conditions import ConditionsSampler
 from edge_sdk.profile.encoder import run_ms
 from edge_sdk.profile.feeds import random_feeds
 from edge_sdk.profile.machine import Machine
@@ -60,16 +61,25 @@ def measure(edge: Path, rounds: int, runs: int, threads: int) -> list[tuple[floa
     parts = [manifest.parts[0], *([manifest.reference] if manifest.reference else [])]
     backends = [OnnxRuntimeBackend(bundle.onnx(part), threads) for part in parts]
     feeds = [random_feeds(backend.inputs, 1) for backend in backends]
-    sessions = [backend._session for backend in backends]
+    sessions = [_session(bundle.onnx(part), threads) for part in parts]
     medians = []
-    for _ in range(rounds + 1):
-        times = np.empty((runs, 2))
-        for i in range(runs):
-            timed = [run_ms(backend, feed) for backend, feed in zip(backends, feeds, strict=True)]
-            bare = [_bare_ms(session, feed) for session, feed in zip(sessions, feeds, strict=True)]
-            times[i] = timed[0], bare[0]
-        medians.append(tuple(np.median(times, 0).tolist()))
+    with ConditionsSampler():  # as profile looks at clocks and temperatures meanwhile
+        for _ in range(rounds + 1):
+            times = np.empty((runs, 2))
+            for i in range(runs):
+                timed = [run_ms(backend, feed) for backend, feed in zip(backends, feeds, strict=True)]
+                bare = [_bare_ms(session, feed) for session, feed in zip(sessions, feeds, strict=True)]
+                times[i] = timed[0], bare[0]
+            medians.append(tuple(np.median(times, 0).tolist()))
     return medians[1:]  # the first is warm-up
+
+
+def _session(onnx: bytes, threads: int) -> InferenceSession:
+    """As anybody opens one; like profile's, its idle threads do not spin, or each would take the other's cores."""
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 
 def _bare_ms(session: InferenceSession, feeds: dict[str, Array]) -> float:

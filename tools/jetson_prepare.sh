@@ -46,11 +46,11 @@ case ${1:-} in
 --mode)
   [[ ${2:-} =~ ^[0-9]+$ ]] || die "--mode needs a number" 2
   need nvpmodel
-  as_root rm -f "$STORE"  # the limits of the mode before
   as_root nvpmodel -m "$2"
   # Over a connection without a terminal a mode that wants a reboot is left out without a word.
   now=$(nvpmodel -q | tail -n 1)
   [ "$now" = "$2" ] || die "the power mode is $now, not $2: reboot, and look again"
+  as_root rm -f "$STORE"  # the limits of the mode before
   ;;
 --lock)
   need jetson_clocks

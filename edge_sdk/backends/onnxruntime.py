@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from ..tensors import DTYPES, Array, TensorSpec
 from .providers import CPU, Provider
 
 if TYPE_CHECKING:
-    from onnxruntime import NodeArg
+    from onnxruntime import InferenceSession, NodeArg, SessionOptions
 
 __all__ = ["OnnxRuntimeBackend"]
 
@@ -24,6 +25,9 @@ _TYPES = {
     **{str(dtype): name for name, dtype in DTYPES.items() if dtype.kind in "iu"},
 }
 
+
+LAYERS = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU")
+"""In the names of operators that compute: where these run is what a backend is chosen for."""
 
 ON_A_JETSON = (
     "on a Jetson it comes for JetPack's Python from NVIDIA's Jetson AI Lab, not from the package index of others"
@@ -39,7 +43,7 @@ class OnnxRuntimeBackend:
         provider: that runs the model.
 
     Raises:
-        BackendError: ONNX Runtime refuses the model.
+        BackendError: ONNX Runtime refuses the model, or its provider leaves layers to the CPU.
         DeviceError: this ONNX Runtime has no such provider, or it does not start; no other takes its place.
     """
 
@@ -61,11 +65,8 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime {onnxruntime.__version__} here has {', '.join(available)}, not {provider.name}; "
                 f"{ON_A_JETSON if is_jetson() else 'pip install onnxruntime-gpu in place of onnxruntime'}"
             )
-        # What a GPU's provider cannot run, such as the arithmetic of shapes, runs on the CPU.
-        chosen = [provider] if provider.name == CPU.name else [provider, CPU]
-        providers = [(each.name, dict(each.options)) for each in chosen]
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+            self._session, alone = _open(model, options, provider)
         except Exception as error:  # the library raises classes of its own with no common base
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} refuses the model: {error}") from error
         # Kept for a change of providers, which never comes: as much memory as the weights.
@@ -75,6 +76,8 @@ class OnnxRuntimeBackend:
                 f"{provider.name} does not start here: ONNX Runtime finds no GPU, or not the CUDA, cuDNN or TensorRT "
                 f"libraries that {onnxruntime.__version__} was built for"
             )
+        if not alone:
+            _check_assigned(self._session, provider)
         self.max_batch = provider.max_batch
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
@@ -97,6 +100,42 @@ class OnnxRuntimeBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open(model: bytes, options: SessionOptions, provider: Provider) -> tuple[InferenceSession, bool]:
+    """A session, and whether the provider runs everything in it; where it cannot, the CPU runs the rest."""
+    from onnxruntime import InferenceSession
+
+    given = [(provider.name, dict(provider.options))]
+    if provider.name == CPU.name:
+        return InferenceSession(model, options, providers=given, enable_fallback=0), True
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        return InferenceSession(model, options, providers=given, enable_fallback=0), True
+    except Exception as error:
+        if "assigned to the default CPU EP" not in str(error):
+            raise
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return InferenceSession(model, options, providers=[*given, (CPU.name, {})], enable_fallback=0), False
+
+
+def _check_assigned(session: InferenceSession, provider: Provider) -> None:
+    """A GPU's provider may leave the arithmetic of shapes to the CPU, and no layer.
+
+    Raises:
+        BackendError: it has left it some.
+    """
+    tell = getattr(session, "get_provider_graph_assignment_info", None)
+    if tell is None:  # of late
+        warnings.warn(
+            f"{provider.name} leaves a part of the graph to the CPU; this ONNX Runtime does not say which", stacklevel=3
+        )
+        return
+    left = [node.name for each in tell() if each.ep_name == CPU.name for node in each.get_nodes()
+            if any(kind in node.op_type for kind in LAYERS)]  # fmt: skip
+    if left:
+        raise BackendError(f"{provider.name} leaves {len(left)} layers to the CPU, such as {', '.join(left[:3])}")
 
 
 def _spec(arg: NodeArg) -> TensorSpec:

@@ -73,8 +73,8 @@ class TensorRTBackend:
         self._context = self._cuda.Device(0).retain_primary_context()
         with self._current():
             library.log.clear()
-            free, _ = self._cuda.mem_get_info()
             self._runtime = library.new(library.module.Runtime)
+            free, _ = self._cuda.mem_get_info()  # what the library itself takes is no part's
             self._engine = self._runtime.deserialize_cuda_engine(found.content)
             if self._engine is None:
                 said = library.log.text()
@@ -102,7 +102,7 @@ class TensorRTBackend:
                 if not self._execution.set_tensor_address(each, buffer.pointer):
                     raise BackendError(f"TensorRT refuses the memory of {each!r}: {library.log.text()}")
             self.gpu_memory_bytes = max(free - self._cuda.mem_get_info()[0], 0)
-            """That engine, activations and buffers took of the GPU's free memory."""
+            """Of the GPU's free memory, that engine, activations and buffers took; not kernels that load with a run."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         with self._lock, self._current():

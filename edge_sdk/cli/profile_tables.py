@@ -9,7 +9,9 @@ import msgspec
 import typer
 
 from ..errors import DataError
+from ..profile.conditions import Conditions, held_back
 from ..profile.encoder import PartProfile, ProfileReport, named_parts
+from ..profile.layer_rows import layer_rows
 from ..profile.stats import UNSTEADY
 from .tables import print_table
 
@@ -42,6 +44,7 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         row("latency p50, ms", [f"{p.latency.p50_ms:.3f}" for p in each], ratio.latency_p50 if ratio else None),
         row("- 95 % interval", [f"{p.latency.p50_low_ms:.3f} to {p.latency.p50_high_ms:.3f}" for p in each]),
         *(row(f"latency {name}, ms", [f"{getattr(p.latency, field):.3f}" for p in each]) for name, field in STATISTICS),
+        row("coefficient of variation", [f"{p.latency.variation:.1%}" for p in each]),
         row("first run, ms", [f"{p.first_run_ms:.3f}" for p in each]),
         row("images a second", [f"{p.throughput:,.0f}" for p in each]),
         *(row(f"{rail}, mJ a run (above idle)", [_energy(p, rail) for p in each]) for rail in _rails(report)),
@@ -49,7 +52,7 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
     latency = report.encoder.latency
     print_table(
         f"{report.defense}, batch {report.batch}: {latency.num_samples} runs after {latency.num_warmup} of warm-up, "
-        f"in turns\n{report.backend} in {report.precision} on {report.machine}",
+        f"in turns\n{_ran_on(report)}",
         header,
         rows,
     )
@@ -62,6 +65,11 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
             "lock the clocks, end what else runs, or use --until-stable",
             err=True,
         )
+    for name, at in (("before", report.begin), ("after", report.end)):
+        if told := _conditions(at):
+            typer.echo(f"{name}: {told}")
+    for line in held_back(report.begin, report.during):
+        typer.echo(f"edgesdk: warning: {line}; cool it, or choose a lower power mode", err=True)
     if report.during.alarms:
         typer.echo(
             f"edgesdk: warning: over current on {', '.join(report.during.alarms)} during the runs: the module lowers "
@@ -70,6 +78,21 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         )
     if layers:
         _print_layers(report)
+
+
+def _ran_on(report: ProfileReport) -> str:
+    """Backend, precision, library, GPU and machine."""
+    accelerator = f"{report.accelerator}, " if report.accelerator else ""
+    return f"{report.backend} in {report.precision} on {accelerator}{report.machine}"
+
+
+def _conditions(at: Conditions) -> str:
+    """On one line; empty where the machine tells nothing."""
+    clocks = (("GPU", at.gpu_mhz), ("CPU", at.cpu_mhz))
+    told = [f"power mode {at.power_mode}"] if at.power_mode else []
+    told += [f"{name} {mhz[0]} MHz ({mhz[1]} to {mhz[2]})" for name, mhz in clocks if mhz]
+    told += [f"hottest {max(at.temperatures_c.values()):.1f} C"] if at.temperatures_c else []
+    return ", ".join(told)
 
 
 def _print_gpu_steps(parts: Sequence[tuple[str, PartProfile]]) -> None:
@@ -92,28 +115,35 @@ def _energy(part: PartProfile, rail: str) -> str:
 
 
 def _print_layers(report: ProfileReport) -> None:
-    heavy = [layer for layer in report.encoder.cost.layers if layer.flops]
-    total, times = report.encoder.cost.flops, report.encoder.layer_ms
+    part = report.encoder
+    rows = [row for row in layer_rows(part, report.batch, report.precision) if row.flops or (part.gpu and row.ms)]
+    total = part.cost.flops * report.batch
     print_table(
-        "encoder, layers with FLOPs" + ("" if report.encoder.gpu else "; ms without fusing layers"),
-        ["layer", "operator", "output", "MFLOP", "share", "parameters", "ms"],
+        "encoder, the engine's layers" if part.gpu else "encoder, layers with FLOPs; ms without fusing layers",
+        ["layer", "operator", "output", "MFLOP", "share", "parameters", "bytes", "ms"],
         [
             [
-                layer.name,
-                layer.op,
-                "x".join(str(size) for size in layer.output_shape[1:]),
-                f"{layer.flops / 1e6:.4f}",
-                f"{layer.flops / total:.1%}",
-                f"{layer.num_params:,}",
-                f"{times[layer.name]:.3f}" if layer.name in times else "",
+                row.name,
+                row.op,
+                row.output,
+                f"{row.flops / 1e6:.4f}",
+                f"{row.flops / total:.1%}",
+                f"{row.num_params:,}",
+                f"{row.bytes:,}",
+                "" if row.ms is None else f"{row.ms:.3f}",
             ]
-            for layer in heavy
+            for row in rows
         ],
     )
 
-    if report.encoder.gpu:
-        each = [[name, f"{took:.4f}"] for name, took in times.items()]
-        print_table("encoder, the engine's own layers", ["layer", "ms"], each)
+
+def _under(report: ProfileReport) -> str:
+    """What two reports must have in common for their ratio to be of the models."""
+    accelerator = f"{report.accelerator}, " if report.accelerator else ""
+    mode = f", power mode {report.begin.power_mode}" if report.begin.power_mode else ""
+    limits = report.begin.gpu_mhz[1:] if report.begin.gpu_mhz else None
+    clocks = f", GPU at {limits[0]} to {limits[1]} MHz" if limits else ""
+    return f"{report.backend} on {accelerator}{report.machine}{mode}{clocks}"
 
 
 def load_report(path: Path) -> ProfileReport:
@@ -143,8 +173,8 @@ def print_comparison(reports: Sequence[tuple[Path, ProfileReport]]) -> None:
         ]
         for path, report in reports
     ]
-    machines = dict.fromkeys(f"{report.backend} on {report.machine}" for _, report in reports)
-    note = "" if len(machines) == 1 else "\nNOT THE SAME MACHINE OR SOFTWARE: the ratio is of everything together"
+    machines = dict.fromkeys(_under(report) for _, report in reports)
+    note = "" if len(machines) == 1 else "\nNOT THE SAME MACHINE, MODE OR SOFTWARE: the ratio is of everything together"
     print_table(
         "\n".join(machines) + note + "\nmeasured at different times: profile both in one bundle for a ratio in turns",
         ["report", "", "MFLOP", "wire bytes", "p50, ms", "95 % interval, ms", "to the first"],

@@ -28,7 +28,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         precision: of the ONNX that it is built from.
-        max_batch: largest batch; the engine takes every smaller one too, and is tuned for 1.
+        max_batch: largest batch, which the engine is tuned for; it takes every smaller one too.
         workspace_bytes: of GPU memory that TensorRT may try layers with; None leaves it to TensorRT.
         targets: GPUs to build for, ``sm_89``, without one at hand; TensorRT for RTX alone. Empty: the GPU here.
 
@@ -138,7 +138,7 @@ def _add_profile(builder: Any, network: Any, config: Any, max_batch: int) -> Non
             continue  # a fixed batch, which a larger one does not change
         open_axes = True
         one, most = (tuple(batch if size == -1 else size for size in shape) for batch in (1, max_batch))
-        profile.set_shape(tensor.name, one, one, most)
+        profile.set_shape(tensor.name, one, most, most)
     if open_axes:
         if not profile:  # a wrong shape raises nothing
             raise BackendError("TensorRT refuses the range of batches; report it with the model's settings")

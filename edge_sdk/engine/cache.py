@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from .process import build_apart
 __all__ = ["CachedEngine", "EngineRecord", "cached_engine", "engine_key"]
 
 
-RECIPE = 1
+RECIPE = 2
 """Of how ``build_engine`` builds: to be raised where the same options give another engine."""
 
 
@@ -93,6 +94,12 @@ def cached_engine(
     asked = options.workspace_bytes
     if kept is not None and asked in (None, kept.record.options.workspace_bytes):
         return kept
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_keep(folder, error) from error
+    if not os.access(folder, os.W_OK | os.X_OK):  # before minutes of building
+        raise DataError(f"{folder}: engines cannot be kept there; choose another --out, or set EDGESDK_CACHE")
     built = build_apart(onnx, options, library, shared_memory=gpu is not None and gpu.integrated)
     record = EngineRecord(
         sha256=hashlib.sha256(built.content).hexdigest(),
@@ -104,12 +111,15 @@ def cached_engine(
         layers=built.layers,
     )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_aside(path, built.content)
         write_aside(note, msgspec.json.format(msgspec.json.encode(record), indent=1))
     except OSError as error:
-        raise DataError(f"{folder}: the engine cannot be kept there ({error.strerror})") from error
+        raise _cannot_keep(folder, error) from error
     return CachedEngine(built.content, record, path, False)
+
+
+def _cannot_keep(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder}: the engine cannot be kept there ({error.strerror})")
 
 
 def _kept(path: Path, note: Path) -> CachedEngine | None:

@@ -10,7 +10,7 @@ from ..jetson import gpu_clock, is_jetson, power_mode
 from ..sysfs import read_number, read_text
 from .sampler import Sampler
 
-__all__ = ["Conditions", "ConditionsSampler", "Extremes"]
+__all__ = ["Conditions", "ConditionsSampler", "Extremes", "held_back"]
 
 INTERVAL_S = 0.2
 
@@ -66,6 +66,21 @@ class Extremes(msgspec.Struct, frozen=True):
     lowest_cpu_mhz: int | None
     highest_c: dict[str, float]
     alarms: list[str]
+
+
+def held_back(begin: Conditions, during: Extremes) -> list[str]:
+    """Whether the machine lowered its clocks below what it was allowed when the runs began, a line for each clock."""
+    lines = []
+    for name, allowed, lowest in (
+        ("GPU", begin.gpu_mhz, during.lowest_gpu_mhz),
+        ("CPU", begin.cpu_mhz, during.lowest_cpu_mhz),
+    ):
+        if allowed is not None and lowest is not None and lowest < allowed[1]:
+            lines.append(
+                f"the {name}'s clock fell to {lowest} MHz during the runs, below the {allowed[1]} MHz that were the "
+                "lowest allowed: heat or current held it back"
+            )
+    return lines
 
 
 Seen = tuple[int | None, int | None, dict[str, float], list[str]]

@@ -17,7 +17,7 @@ from ..tensors import Array
 from .conditions import Conditions, ConditionsSampler, Extremes
 from .feeds import random_feeds
 from .layers import layer_times
-from .machine import Machine
+from .machine import Accelerator, Machine
 from .memory import peak_memory_bytes
 from .power import Energy, PowerSampler, PowerSource, power_source
 from .stats import LatencyStats
@@ -96,8 +96,8 @@ class ProfileReport(msgspec.Struct, frozen=True):
     """Everything measured here; ``undefended`` and ``ratio`` are None for the undefended baseline itself.
 
     ``after`` are the device's parts that follow the servers' answers. ``wire_bytes_by_server`` is for one image;
-    ``begin`` and ``end`` are the conditions before the first timed run and after the last, ``during`` the worst
-    between.
+    ``accelerator`` is None on a CPU; ``begin`` and ``end`` are the conditions before the first timed run and after the
+    last, ``during`` the worst between.
     """
 
     bundle_id: str
@@ -116,6 +116,7 @@ class ProfileReport(msgspec.Struct, frozen=True):
     wire_bytes_by_server: dict[str, int]
     undefended: PartProfile | None
     ratio: Ratio | None
+    accelerator: Accelerator | None = None
 
 
 def named_parts(report: ProfileReport) -> list[tuple[str, PartProfile]]:
@@ -194,6 +195,7 @@ def profile_edge(
         wire_bytes_by_server={server: manifest.bytes_to(server) for server in manifest.servers},
         undefended=undefended,
         ratio=_ratio(undefended, profiles[: len(own)]) if undefended else None,
+        accelerator=Accelerator.of(execution),
     )
 
 

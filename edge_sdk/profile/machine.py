@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import TYPE_CHECKING
 
 import msgspec
 
-__all__ = ["Machine", "processor_name", "usable_cpus"]
+from ..errors import EdgeSDKError
+from ..jetson import RELEASE_FILE, l4t_version
+from ..sysfs import read_text
+
+if TYPE_CHECKING:
+    from ..backends import Execution
+
+__all__ = ["Accelerator", "Machine", "processor_name", "usable_cpus"]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -19,6 +27,7 @@ class Machine(msgspec.Struct, frozen=True):
     python: str
     onnxruntime: str
     edgesdk: str
+    l4t: str | None = None
 
     @classmethod
     def here(cls) -> Machine:
@@ -34,10 +43,49 @@ class Machine(msgspec.Struct, frozen=True):
             python=platform.python_version(),
             onnxruntime=onnxruntime.__version__,  # of whichever distribution: a Jetson has its own
             edgesdk=__version__,
+            l4t=l4t_version(read_text(RELEASE_FILE) or ""),
         )
 
     def __str__(self) -> str:
-        return f"{self.processor}, {self.num_cpus} CPUs, {self.system}, ONNX Runtime {self.onnxruntime}"
+        l4t = f", L4T {self.l4t}" if self.l4t else ""
+        return f"{self.processor}, {self.num_cpus} CPUs, {self.system}{l4t}, ONNX Runtime {self.onnxruntime}"
+
+
+class Accelerator(msgspec.Struct, frozen=True):
+    """The GPU that a backend runs on, as far as pycuda tells, and the library that drives it.
+
+    Attributes:
+        library: with its version.
+        gpu: its name, compute capability and number of SMs; None where pycuda is not installed.
+        driver: the CUDA version that the driver is for; likewise.
+    """
+
+    library: str
+    gpu: str | None = None
+    driver: str | None = None
+
+    @classmethod
+    def of(cls, execution: Execution) -> Accelerator | None:
+        """Of a backend that has started; None for the CPU."""
+        if execution.backend == "onnxruntime":
+            return None
+        library = f"ONNX Runtime's {execution.backend.removeprefix('onnxruntime-')} provider"
+        if execution.backend == "tensorrt":
+            from ..engine.library import load_library
+
+            library = f"TensorRT {load_library('tensorrt').version}"
+        try:
+            from ..engine.gpu import Gpu, cuda
+
+            here, version = Gpu.here(), cuda().get_driver_version()
+        except EdgeSDKError:
+            return cls(library)
+        gpu = f"{here.name} (sm_{here.compute_capability.replace('.', '')}, {here.num_sms} SMs)"
+        return cls(library, gpu, f"CUDA {version // 1000}.{version % 1000 // 10}")
+
+    def __str__(self) -> str:
+        driver = f"driver of {self.driver}" if self.driver else None
+        return ", ".join(each for each in (self.library, self.gpu, driver) if each)
 
 
 def usable_cpus() -> int:

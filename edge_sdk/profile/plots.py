@@ -14,6 +14,7 @@ __all__ = ["latency_histogram", "layer_bars", "roofline"]
 
 MOST_LAYERS = 20
 MOST_NAMES = 8
+LONGEST_NAME = 40
 
 
 def latency_histogram(parts: Sequence[tuple[str, PartProfile]]) -> str:
@@ -35,10 +36,16 @@ def layer_bars(part: PartProfile) -> str:
     slowest = sorted(part.layer_ms, key=lambda name: part.layer_ms[name])[-MOST_LAYERS:]
     names = [name for name in part.layer_ms if name in slowest][::-1]
     figure, axes = new_figure(0.6 + 0.22 * len(names))
-    axes.barh(names, [part.layer_ms[name] for name in names], color="#1f6feb")
+    axes.barh(range(len(names)), [part.layer_ms[name] for name in names], color="#1f6feb")
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
     axes.set_xlabel("median, ms")
     axes.tick_params(axis="y", labelsize=7)
     return svg(figure)
+
+
+def _short(name: str) -> str:
+    """An engine's layer is named after all that is fused in it."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def roofline(points: Sequence[LayerPoint], roofs: Roofs) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..page import write_page
-from .devices import ELEMENT_BYTES
-from .encoder import PartProfile, ProfileReport, named_parts
+from .conditions import held_back
+from .encoder import ProfileReport, named_parts
+from .layer_rows import layer_rows
 from .plots import latency_histogram, layer_bars, roofline
 from .roofline import layer_points, measured_roofs
 from .stats import UNSTEADY
@@ -41,31 +42,11 @@ def write_html(report: ProfileReport, path: Path) -> None:
             parts=parts,
             unsteady=[name for name, part in parts if part.latency.variation > UNSTEADY],
             histogram=latency_histogram(parts),
-            layers=_layers(report.encoder, report.batch, ELEMENT_BYTES[report.precision]),
+            layers=layer_rows(report.encoder, report.batch, report.precision),
+            held_back=held_back(report.begin, report.during),
             bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
             roofs=roofs,
             roofline=roofline(points, roofs) if roofs else None,
         )
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _layers(part: PartProfile, batch: int, element_bytes: int) -> list[dict[str, object]]:
-    """Every layer that does something or takes time: cost beside time."""
-    whole = sum(part.layer_ms.values())
-    rows = []
-    for layer in part.cost.layers:
-        took = part.layer_ms.get(layer.name)
-        if layer.flops or layer.other_ops or took:
-            rows.append(
-                {
-                    "name": layer.name,
-                    "op": layer.op,
-                    "output": "x".join(str(size) for size in layer.output_shape[1:]),
-                    "mflop": layer.flops * batch / 1e6,
-                    "bytes": element_bytes * layer.elements(batch),
-                    "ms": took,
-                    "share": took / whole if took is not None and whole else None,
-                }
-            )
-    return rows

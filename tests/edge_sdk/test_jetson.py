@@ -1,7 +1,11 @@
+import json
+
 import pytest
 
 from edge_sdk import jetson
-from edge_sdk.doctor import _jetpack, examine
+from edge_sdk.doctor import _jetpack, _toolkit, examine
+
+from ..conftest import edgesdk_here
 
 
 @pytest.mark.parametrize(
@@ -9,7 +13,13 @@ from edge_sdk.doctor import _jetpack, examine
     [
         ("# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t186ref, EABI: aarch64, DATE: x", "32.7.1", "4", "3.6"),
         ("# R35 (release), REVISION: 4.1, GCID: 1, BOARD: t186ref, EABI: aarch64, DATE: x", "35.4.1", "5", "3.8"),
-        ("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x", "36.4.3", "6", "3.10"),
+        (
+            "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x",
+            "36.4.3",
+            "6.1 or 6.2",
+            "3.10",
+        ),
+        ("# R36 (release), REVISION: 3.0, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x", "36.3.0", "6.0", "3.10"),
         ("# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x", "39.2.0", "7.2", "3.12"),
     ],
 )
@@ -52,14 +62,40 @@ def test_jetpack_5_is_told_what_to_do():
     check = _jetpack("35.4.1", jetson.jetpack("35.4.1"))
     assert check.state == "missing"
     assert "Python 3.8, edgesdk for 3.10" in check.advice
-    assert "update to JetPack 6" in check.advice
+    assert "update to JetPack 6.1" in check.advice
+
+
+def test_jetpack_6_0_has_a_tensorrt_that_is_too_old():
+    check = _jetpack("36.3.0", jetson.jetpack("36.3.0"))
+    assert (check.state, check.advice) == ("missing", "its TensorRT is too old: update to JetPack 6.1 or later")
 
 
 def test_every_check_that_is_not_right_says_what_to_do():
     checks = {check.name: check for check in examine()}
-    assert {"Python", "ONNX Runtime", "machine", "GPU", "TensorRT", "free memory", "cache"} <= set(checks)
+    assert {"Python", "ONNX Runtime", "machine", "CUDA toolkit", "GPU", "TensorRT", "free memory", "cache"} <= set(
+        checks
+    )
     assert checks["ONNX Runtime"].state == "ok"
     assert all(check.advice for check in checks.values() if check.state == "missing")
+
+
+def test_the_command_tells_it_as_json_too():
+    checks = json.loads(edgesdk_here("doctor", "--json").stdout)
+    assert {"edgesdk", "Python", "CUDA toolkit"} <= {check["name"] for check in checks}
+    assert all(check["state"] in ("ok", "warn", "missing") for check in checks)
+    table = edgesdk_here("doctor").stdout
+    assert all(check["name"] in table for check in checks)
+
+
+def test_the_cuda_toolkit_is_looked_for(tmp_path, monkeypatch):
+    compiler = tmp_path / "nvcc"
+    compiler.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.6, V12.6.68'\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    check = next(_toolkit())
+    assert (check.state, check.found) == ("ok", f"12.6 ({compiler})")
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    assert next(_toolkit()).state == "warn"
 
 
 def test_a_jetsons_checks(tmp_path, monkeypatch):
@@ -67,8 +103,9 @@ def test_a_jetsons_checks(tmp_path, monkeypatch):
     release.write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x\n")
     monkeypatch.setattr(jetson, "RELEASE_FILE", release)
     checks = {check.name: check for check in examine()}
-    assert checks["JetPack"].found == "6 (L4T 36.4.3), with TensorRT 8.6 to 10.3 for Python 3.10"
+    assert checks["JetPack"].found == "6.1 or 6.2 (L4T 36.4.3), with TensorRT 10.3 for Python 3.10"
     assert checks["power mode"].state == "warn"  # no nvpmodel here
+    assert "TensorRT for RTX" not in checks  # which is for no Jetson
     assert checks["GPU clock"].state == "warn"
     for odd in (b"", b"\xff\n"):
         release.write_bytes(odd)

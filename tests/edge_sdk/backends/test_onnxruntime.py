@@ -6,10 +6,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.capi.onnxruntime_inference_collection import Session
 
 from edge_sdk.backends import Execution, open_backend
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
-from edge_sdk.backends.providers import tensorrt_provider
+from edge_sdk.backends.providers import Provider, tensorrt_provider
 from edge_sdk.bundle import open_party
 from edge_sdk.errors import BackendError, DeviceError
 from edge_sdk.profile.feeds import random_feeds
@@ -51,6 +52,36 @@ def test_a_type_the_protocol_cannot_carry_is_refused():
 def test_a_failing_run_is_an_error_of_ours():
     with OnnxRuntimeBackend(_model()) as backend, pytest.raises(BackendError, match="ONNX Runtime failed"):
         backend.run({"x": np.ones((2, 4), np.float32)})
+
+
+def _leaving(operator, *inputs):
+    """A model for a provider that runs none of it: Azure's stands in every build for the CPU."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 3, 3]) for name in "xy")
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 1, 1], [2.0])
+    graph = helper.make_graph([helper.make_node(operator, ["x", *inputs], ["y"], "layer")], "g", [x], [y], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+needs_azure = pytest.mark.skipif(
+    "AzureExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="this ONNX Runtime has no such provider",
+)
+
+
+@needs_azure
+def test_layers_that_a_provider_leaves_to_the_cpu_are_not_run_there():
+    azure = Provider("AzureExecutionProvider")
+    with pytest.raises(BackendError, match="AzureExecutionProvider leaves 1 layers to the CPU, such as layer"):
+        OnnxRuntimeBackend(_leaving("Conv", "w"), provider=azure)
+    with OnnxRuntimeBackend(_leaving("Relu"), provider=azure) as backend:  # arithmetic may be left
+        assert backend.run({"x": -np.ones((1, 1, 3, 3), np.float32)})["y"].max() == 0
+
+
+@needs_azure
+def test_an_onnx_runtime_that_does_not_say_what_it_left_is_no_silence(monkeypatch):
+    monkeypatch.delattr(Session, "get_provider_graph_assignment_info")
+    with pytest.warns(UserWarning, match="does not say which"):
+        OnnxRuntimeBackend(_leaving("Relu"), provider=Provider("AzureExecutionProvider")).close()
 
 
 def test_threads_are_taken():

@@ -1,14 +1,27 @@
-"""TensorRT on a real GPU; has to be asked for (-m gpu), and has never run so far."""
+"""TensorRT on a real GPU, which has to be asked for (-m gpu) and has never run so far; and over an emulated one."""
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 
+import edge_sdk.engine.gpu
+import edge_sdk.engine.library
+from edge_sdk.backends import Execution, tensorrt
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.backends.tensorrt import TensorRTBackend
 from edge_sdk.bundle import open_party
+from edge_sdk.cli.profile_tables import print_comparison, print_profile
 from edge_sdk.engine.build import EngineOptions
+from edge_sdk.engine.cache import CachedEngine
+from edge_sdk.engine.gpu import Gpu
 from edge_sdk.errors import BackendError, MissingExtra
+from edge_sdk.profile.encoder import profile_edge
 from edge_sdk.profile.feeds import random_feeds
+from edge_sdk.profile.report import write_html
+
+from .emulated import Driver, library
 
 
 @pytest.mark.gpu
@@ -35,6 +48,81 @@ def test_the_engine_gives_what_onnx_runtime_gives(bundle, monkeypatch, tmp_path,
         times = engine.timed_run(random_feeds(reference.inputs, 1))
         assert times.gpu_compute_ms > 0
         assert engine.layer_times(random_feeds(reference.inputs, 1), runs=3)
+
+
+@pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
+def driver(request, monkeypatch):
+    """CUDA's, of a GPU that is the CPU; engines are the models that they would be built from."""
+    driver = Driver(integrated=request.param)
+    gpu = Gpu(name="emulated", compute_capability="8.7", num_sms=8, integrated=request.param)
+    found = library(driver)
+    monkeypatch.setattr(Gpu, "here", classmethod(lambda cls: gpu))
+    for module in (tensorrt, edge_sdk.engine.gpu):
+        monkeypatch.setattr(module, "cuda", lambda: driver)
+    for module in (tensorrt, edge_sdk.engine.library):
+        monkeypatch.setattr(module, "load_library", lambda name: found)
+    monkeypatch.setattr(tensorrt, "cached_engine", lambda name, onnx, *_: CachedEngine(onnx, None, Path(name), True))
+    return driver
+
+
+@pytest.fixture
+def encoder(bundle):
+    opened = open_party(bundle / "edge")
+    return opened.onnx(opened.manifest.parts[0])
+
+
+def test_what_the_runner_does_around_an_engine(driver, encoder):
+    with (
+        OnnxRuntimeBackend(encoder) as reference,
+        TensorRTBackend("encoder", encoder, EngineOptions(max_batch=4)) as engine,
+    ):
+        assert engine.inputs == reference.inputs
+        assert engine.outputs == reference.outputs
+        assert engine.gpu_memory_bytes >= 1000
+        last = None
+        for batch in (4, 1, 3):
+            feeds = random_feeds(reference.inputs, batch)
+            driver.done.clear()
+            found = engine.run(feeds)
+            copies = [] if driver.integrated else ["to the GPU"]
+            back = [] if driver.integrated else ["from the GPU"]
+            assert driver.done == [*copies, "layers", *back, "synchronize"]
+            for name, expected in reference.run(feeds).items():
+                np.testing.assert_array_equal(found[name], expected)
+            if last is not None:  # an answer is the caller's own, not the buffer of the next run
+                np.testing.assert_array_equal(*last)
+            last = found["features"], found["features"].copy()
+        with pytest.raises(BackendError, match="built for batch 4 at most, got 5"):
+            engine.run(random_feeds(reference.inputs, 5))
+        times = engine.timed_run(feeds)
+        assert (times.h2d_ms, times.gpu_compute_ms, times.d2h_ms) == ((0, 1, 0) if driver.integrated else (1, 1, 1))
+        assert engine.layer_times(feeds, runs=3) == {"node_conv2d + node_relu": 0.25}
+    assert driver.pushed == 0
+    assert not driver.memory  # all was given back
+
+
+def test_an_engine_that_does_not_load_is_named(driver):
+    with pytest.raises(BackendError, match="does not load encoder: "):
+        TensorRTBackend("encoder", b"damaged", EngineOptions())
+    assert driver.pushed == 0
+
+
+def test_a_profile_of_a_gpu_tells_its_steps_and_layers(driver, bundle, tmp_path, capsys):
+    report = profile_edge(bundle / "edge", runs=3, warmup=1, execution=Execution("tensorrt"))
+    assert str(report.accelerator) == "TensorRT 10.3.0, emulated (sm_87, 8 SMs), driver of CUDA 12.6"
+    assert set(report.encoder.gpu) == {"enqueue_ms", "h2d_ms", "gpu_compute_ms", "d2h_ms"}
+    print_profile(report, layers=True)
+    printed = capsys.readouterr().out
+    assert "TensorRT 10.3.0, emulated" in " ".join(printed.replace("\n", " ").split())
+    assert "gpu_compute" in printed
+    assert "the engine's layers" in printed
+    write_html(report, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "gpu_compute" in page
+    assert "node_conv2d + node_relu" in page
+    assert "No roofline" in page
+    print_comparison([(Path("a"), report), (Path("b"), msgspec.structs.replace(report, accelerator=None))])
+    assert "NOT THE SAME MACHINE, MODE OR SOFTWARE" in capsys.readouterr().out
 
 
 def test_without_tensorrt_nothing_else_is_run_instead(bundle):

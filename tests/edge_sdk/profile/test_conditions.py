@@ -1,6 +1,6 @@
 import time
 
-from edge_sdk.profile.conditions import INTERVAL_S, Conditions, ConditionsSampler
+from edge_sdk.profile.conditions import INTERVAL_S, Conditions, ConditionsSampler, held_back
 
 
 def _write(path, text):
@@ -54,4 +54,8 @@ def test_what_happens_between_is_seen(tmp_path):
     assert worst.lowest_gpu_mhz == 510
     assert worst.lowest_cpu_mhz is None
     assert worst.highest_c == {"gpu-thermal": 97.5}
+    (line,) = held_back(Conditions.now(tmp_path), worst)
+    assert "the GPU's clock fell to 510 MHz during the runs, below the 1020 MHz" in line
+    _write(clock / "min_freq", 306_000_000)
+    assert not held_back(Conditions.now(tmp_path), worst)  # a clock that may vary does
     assert worst.alarms == ["VDD_IN"]

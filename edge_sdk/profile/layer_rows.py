@@ -1,0 +1,73 @@
+"""Every layer's cost beside its time: ONNX nodes, or an engine's own layers, which fuse some of those."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ..bundle import LayerCost, Precision
+from .devices import ELEMENT_BYTES
+from .encoder import PartProfile
+
+__all__ = ["LayerRow", "layer_rows"]
+
+
+class LayerRow(NamedTuple):
+    """One layer of a part, for one run of a batch.
+
+    Attributes:
+        name: of the ONNX node, or the engine's own.
+        op: ONNX operators, of what an engine's layer fuses.
+        output: shape without the batch, of the last of them.
+        flops: of the batch.
+        num_params: of them.
+        bytes: that the layers read and write, each by itself; what is fused moves less.
+        ms: median, None where it is not known.
+        share: of the sum of all times.
+    """
+
+    name: str
+    op: str
+    output: str
+    flops: int
+    num_params: int
+    bytes: int
+    ms: float | None
+    share: float | None
+
+
+def layer_rows(part: PartProfile, batch: int, precision: Precision) -> list[LayerRow]:
+    """Every layer that does something or takes time.
+
+    TensorRT names a fused layer after the ONNX nodes in it, where it names them at all; a layer with no node's name has
+    a time and no cost, and nodes that no layer names stand after them with a cost and no time.
+    """
+    times, whole = part.layer_ms, sum(part.layer_ms.values())
+    by_name = {layer.name: layer for layer in part.cost.layers}
+    named = {name: [name] for name in by_name}
+    if part.gpu:
+        known = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(by_name, key=len)[::-1]))
+        named = {name: list(dict.fromkeys(known.findall(name))) for name in times} if by_name else {}
+        told = {node for nodes in named.values() for node in nodes}
+        named |= {name: [name] for name in by_name if name not in told and name not in named}
+    rows = []
+    for name, nodes in named.items():
+        layers, took = [by_name[node] for node in nodes], times.get(name)
+        if took or any(layer.flops or layer.other_ops for layer in layers):
+            rows.append(_row(name, layers, took, whole, batch, ELEMENT_BYTES[precision]))
+    return rows
+
+
+def _row(
+    name: str, layers: list[LayerCost], took: float | None, whole: float, batch: int, element_bytes: int
+) -> LayerRow:
+    return LayerRow(
+        name=name,
+        op=" + ".join(layer.op for layer in layers),
+        output="x".join(str(size) for size in layers[-1].output_shape[1:]) if layers else "",
+        flops=sum(layer.flops for layer in layers) * batch,
+        num_params=sum(layer.num_params for layer in layers),
+        bytes=sum(element_bytes * layer.elements(batch) for layer in layers),
+        ms=took,
+        share=took / whole if took is not None and whole else None,
+    )

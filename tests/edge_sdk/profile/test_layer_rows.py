@@ -1,0 +1,45 @@
+"""Costs beside times, of ONNX nodes and of engines' fused layers."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from edge_sdk.bundle import Cost, LayerCost
+from edge_sdk.profile.layer_rows import layer_rows
+
+
+def _part(layer_ms, gpu):
+    layers = tuple(
+        LayerCost(name, op, flops, other, params, 10, (1, 4, 8, 8))
+        for name, op, flops, other, params in (
+            ("node_conv2d", "Conv", 100, 0, 7),
+            ("node_relu", "Relu", 0, 5, 0),
+            ("node_conv2d_1", "Conv", 300, 0, 9),
+            ("node_view", "Reshape", 0, 0, 0),
+        )
+    )
+    return SimpleNamespace(
+        cost=Cost(flops=400, other_ops=5, num_params=16, weight_bytes=64, layers=layers), layer_ms=layer_ms, gpu=gpu
+    )
+
+
+def test_nodes_have_their_own_times():
+    rows = layer_rows(_part({"node_conv2d": 1.0, "node_relu": 0.5, "node_conv2d_1": 2.5}, {}), 2, "fp32")
+    assert [row.name for row in rows] == ["node_conv2d", "node_relu", "node_conv2d_1"]  # a view does nothing
+    assert [row.flops for row in rows] == [200, 0, 600]
+    assert [row.share for row in rows] == [0.25, 0.125, 0.625]
+    assert rows[0].bytes == 4 * (7 + 20)
+    assert rows[0].output == "4x8x8"
+
+
+def test_an_engines_layer_has_the_costs_of_all_that_is_fused_in_it():
+    times = {"node_conv2d + node_relu": 1.0, "Reformatting CopyNode for Output 0": 0.5}
+    rows = {row.name: row for row in layer_rows(_part(times, {"enqueue_ms": None}), 1, "fp16")}
+    fused = rows["node_conv2d + node_relu"]
+    assert (fused.op, fused.flops, fused.num_params, fused.bytes) == ("Conv + Relu", 100, 7, 2 * (17 + 10))
+    copied = rows["Reformatting CopyNode for Output 0"]
+    assert (copied.op, copied.flops, copied.ms) == ("", 0, 0.5)
+    left = rows["node_conv2d_1"]  # whose layer TensorRT has given a name of its own
+    assert (left.flops, left.ms) == (300, None)
+    assert sum(row.flops for row in rows.values()) == 400
+    assert sum(row.share for row in rows.values() if row.share) == pytest.approx(1)
