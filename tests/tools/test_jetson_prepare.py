@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from .conftest import ROOT
+from ..conftest import ROOT
 
 SCRIPT = ROOT / "tools" / "jetson_prepare.sh"
 STANDS_IN = {
