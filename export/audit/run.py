@@ -93,16 +93,24 @@ def adversaries(num_servers: int, collude: int | None) -> list[Adversary]:
     Raises:
         ConfigError: ``collude`` is not 1 to the number of servers.
     """
-    allowed = max((num_servers - 1) // 2, 1)
-    together = allowed if collude is None else collude
+    together = _most_allowed(num_servers) if collude is None else collude
     if not 1 <= together <= num_servers:
         raise ConfigError(f"1 to {num_servers} servers can collude, got {together}")
-    sizes = sorted({1, together, num_servers})
+    return [each for each in _every_set(num_servers) if len(each.servers) in (1, together, num_servers)]
+
+
+def _every_set(num_servers: int) -> list[Adversary]:
+    """All that could pool what they see."""
+    allowed = _most_allowed(num_servers)
     return [
         Adversary(servers, len(servers) <= allowed)
-        for size in sizes
+        for size in range(1, num_servers + 1)
         for servers in combinations(range(num_servers), size)
     ]
+
+
+def _most_allowed(num_servers: int) -> int:
+    return max((num_servers - 1) // 2, 1)
 
 
 def run_audit(
@@ -137,9 +145,11 @@ def run_audit(
     means = budget(config.budget, config.seed)
     _claim(work, target, report, config, means)
     images = AuditImages.of(splits)
+    asked = adversaries(target.num_servers, config.collude)
     views = [
-        _audit_view(target, adversary, images, means, config, work / adversary.name, progress)
-        for adversary in adversaries(target.num_servers, config.collude)
+        _audit_view(target, adversary, images, means, config, work / adversary.name, progress, asked=adversary in asked)
+        for adversary in _every_set(target.num_servers)
+        if adversary in asked or (work / adversary.name).is_dir()
     ]
     report = msgspec.structs.replace(report, views=tuple(views))
     write_aside(out / AUDIT_FILE, msgspec.json.format(msgspec.json.encode(report), indent=1))
@@ -195,8 +205,9 @@ def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig,
     if path.exists():
         theirs = {"device": "cpu", "precision": "fp32", **json.loads(path.read_bytes())}  # before there was a choice
         theirs["config"] = completed_settings(target.checkpoint.defense, theirs.get("config", {}))
-        # More metrics and attacks may be asked of the same audit.
-        changed = sorted(k for k in ours if k not in ("metrics", "attacks") and theirs.get(k) != ours[k])
+        # More metrics, attacks and adversaries may be asked of the same audit.
+        more = ("metrics", "attacks", "collude")
+        changed = sorted(key for key in ours if key not in more and theirs.get(key) != ours[key])
         if changed:
             raise DataError(f"{work.parent}: holds another audit ({', '.join(changed)} differ); choose another --out")
     write_aside(path, json.dumps(ours, indent=1).encode())
@@ -218,7 +229,10 @@ def _audit_view(
     config: AuditConfig,
     folder: Path,
     progress: Progress,
+    *,
+    asked: bool,
 ) -> ViewResult:
+    """What is asked for, and what an earlier call found in this folder; of an adversary not asked for, that alone."""
     view = target.view(adversary.servers)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -233,19 +247,18 @@ def _audit_view(
     def attack(name: str) -> AttackResult:
         return _attack(name, means.attacks[name], view, images, folder / name, config, say(name))
 
-    def asked_or_kept(name: str, asked: tuple[str, ...]) -> bool:
-        return name in asked or (folder / f"{name}.json").exists()
+    def wanted(name: str, these: tuple[str, ...]) -> bool:
+        return (asked and name in these) or (folder / f"{name}.json").exists()
 
-    # What an earlier call found in this folder stays in the report.
     metrics = [
         _kept(folder / f"{name}.json", list[MetricResult], partial(measure, name))
         for name in METRICS
-        if asked_or_kept(name, config.metrics)
+        if wanted(name, config.metrics)
     ]
     attacks = [
         _kept(folder / f"{name}.json", AttackResult, partial(attack, name))
         for name in ATTACKS
-        if asked_or_kept(name, config.attacks)
+        if wanted(name, config.attacks)
     ]
     return ViewResult(
         name=adversary.name,

@@ -310,6 +310,11 @@ def test_several_servers_are_audited_each_and_together(make_checkpoint, splits, 
     assert "More servers than the defense claims anything against" in page
     assert "5 points" in page
     assert page.count("<svg") == 6
+    pairs = run_audit(target, splits, _config(metrics=(), attacks=("blind",), collude=2), tmp_path)
+    assert [len(view.servers) for view in pairs.views] == [1] * 4 + [2] * 6 + [4]
+    assert not any(view.in_threat_model for view in pairs.views[4:])
+    again = run_audit(target, splits, _config(metrics=("effective",), attacks=("blind",)), tmp_path)
+    assert again == pairs  # what was found before stays in the report, and nobody else is attacked for it
 
 
 def _shifted(report, weights_sha256, by):
