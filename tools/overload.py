@@ -78,15 +78,10 @@ class Questions:
         found = answer.outputs[self._output]
         return answer.id == request_id and bool(np.abs(found - self.answers[kind]).max() <= TOLERANCE)
 
-    def ask_rows(self, client: Client, rows: int) -> bool:
-        """The first of them in one request."""
-        outputs, _ = client.infer(self.model, {self._input: self.feeds[:rows]})
-        return bool(np.abs(outputs[self._output] - self.answers[:rows]).max() <= TOLERANCE)
-
-    def ask(self, client: Client, kind: int) -> bool:
-        """By our own client: whether the answer is right."""
-        outputs, _ = client.infer(self.model, {self._input: self.feeds[kind : kind + 1]})
-        return bool(np.abs(outputs[self._output] - self.answers[kind]).max() <= TOLERANCE)
+    def ask(self, client: Client, kind: int, rows: int = 1) -> bool:
+        """So many from this one on in one request, by our own client: whether the answer is right."""
+        outputs, _ = client.infer(self.model, {self._input: self.feeds[kind : kind + rows]})
+        return bool(np.abs(outputs[self._output] - self.answers[kind : kind + rows]).max() <= TOLERANCE)
 
 
 class Outcome(NamedTuple):
@@ -284,7 +279,7 @@ def drained(folder: Path, questions: Questions) -> bool:
         def client() -> None:
             with Client(url, timeout_s=120) as asking:
                 try:
-                    outcomes["right" if questions.ask_rows(asking, ROWS) else "wrong"] += 1
+                    outcomes["right" if questions.ask(asking, 0, ROWS) else "wrong"] += 1
                 except RemoteError as error:
                     outcomes[str(error)] += 1
 

@@ -52,7 +52,7 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
     latency = report.encoder.latency
     print_table(
         f"{report.defense}, batch {report.batch}: {latency.num_samples} runs after {latency.num_warmup} of warm-up, "
-        f"in turns\n{_ran_on(report)}",
+        f"in turns\n{report.backend} in {report.precision} on {_ran_on(report)}",
         header,
         rows,
     )
@@ -81,9 +81,8 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
 
 
 def _ran_on(report: ProfileReport) -> str:
-    """Backend, precision, library, GPU and machine."""
-    accelerator = f"{report.accelerator}, " if report.accelerator else ""
-    return f"{report.backend} in {report.precision} on {accelerator}{report.machine}"
+    """Library, GPU and machine."""
+    return f"{report.accelerator}, {report.machine}" if report.accelerator else str(report.machine)
 
 
 def _conditions(at: Conditions) -> str:
@@ -139,11 +138,10 @@ def _print_layers(report: ProfileReport) -> None:
 
 def _under(report: ProfileReport) -> str:
     """What two reports must have in common for their ratio to be of the models."""
-    accelerator = f"{report.accelerator}, " if report.accelerator else ""
     mode = f", power mode {report.begin.power_mode}" if report.begin.power_mode else ""
     limits = report.begin.gpu_mhz[1:] if report.begin.gpu_mhz else None
     clocks = f", GPU at {limits[0]} to {limits[1]} MHz" if limits else ""
-    return f"{report.backend} on {accelerator}{report.machine}{mode}{clocks}"
+    return f"{report.backend} on {_ran_on(report)}{mode}{clocks}"
 
 
 def load_report(path: Path) -> ProfileReport:
