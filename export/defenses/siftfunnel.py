@@ -22,6 +22,8 @@ from ..models.resnet18 import BasicBlock
 from .base import Batch, ModelConfig, Objective, SplitModel, input_layer
 from .losses import channel_correlation, distance_correlation, feature_l1, smoothed_kl
 
+LIMIT = 3.0  # in deviations
+
 
 class _Design(NamedTuple):
     """The encoder of one backbone and what of the backbone stays in the cloud."""
@@ -52,9 +54,9 @@ class SiftFunnel:
 
         ``blocks`` residual blocks of the stem's width come before the funnel, after its pooling if it has any [ours]:
         depth makes few features worth more to the tail and less to an attacker. ``standardize`` takes each image's own
-        brightness and contrast out first [ours]. ``bounded`` normalises the features and cuts them off at 6 [ours]:
-        without it a long training ends with dead channels and one image in hundreds a thousand times as far out as the
-        others, which lowers the correlation, tells the tail nothing, and upsets its batch statistics.
+        brightness and contrast out first [ours]. ``bounded`` holds every channel to one scale, after the attention too,
+        and cuts it off at three deviations [ours]: else a long training hides from the correlation, whose distances a
+        rare value far out decides, while the channels that the tail reads shrink to a thousandth or die.
 
         Raises:
             ConfigError: a negative weight, smoothing outside [0, 1), ``blocks`` outside 0 to 16, or
@@ -108,6 +110,7 @@ class SiftFunnel:
             *_mix(n, config.bounded),
             SqueezeExcitation(n, design.se_reduction),
             CBAM(n, design.cbam_ratio),
+            *_one_scale(n, config.bounded),
         )
         backbone = build_backbone(config.backbone, config.num_classes)
         tail = nn.Sequential(
@@ -139,9 +142,9 @@ class SiftFunnel:
 def _mix(n: int, bounded: bool) -> list[nn.Module]:
     """conv3, SiLU, conv1, conv3, conv5, ReLU, all n to n: the funnel's end for every backbone.
 
-    ``bounded`` normalises before the ReLU, which then ends at 6.
+    ``bounded`` normalises before the ReLU, which then ends at 6: no channel can die.
     """
-    last = [nn.BatchNorm2d(n), nn.ReLU6()] if bounded else [nn.ReLU()]
+    last = [nn.BatchNorm2d(n, affine=False), nn.ReLU6()] if bounded else [nn.ReLU()]
     return [
         _near_identity(n, 3),
         nn.SiLU(),
@@ -150,6 +153,15 @@ def _mix(n: int, bounded: bool) -> list[nn.Module]:
         _near_identity(n, 5),
         *last,
     ]
+
+
+def _one_scale(n: int, bounded: bool) -> list[nn.Module]:
+    """Every channel with mean 0 and deviation 1, cut off at 3, if ``bounded``.
+
+    Without scales of its own, or the attention's: what is small then is no longer less of the distances. The epsilon is
+    far below what those gates can shrink a channel to.
+    """
+    return [nn.BatchNorm2d(n, eps=1e-12, affine=False), nn.Hardtanh(-LIMIT, LIMIT)] if bounded else []
 
 
 def _near_identity(n: int, kernel: int) -> nn.Conv2d:

@@ -5,6 +5,7 @@ from edge_sdk.errors import ConfigError
 from export.checkpoint import build_defense
 from export.defenses import DEFENSES, Batch, defense_class, model_config
 from export.models import BACKBONES, build_backbone, build_branch
+from export.models.attention import SqueezeExcitation
 from export.models.resnet18 import BasicBlock
 from export.models.vit import sine_cosine
 from export.recipes import recipe_config
@@ -114,9 +115,23 @@ def test_bounded_features_stay_in_their_bounds_for_whatever_image_comes():
     model.eval()
     odd = 100 * (torch.rand(4, 3, 32, 32) > 0.99)
     (z,) = model.features(odd)
-    assert 0 <= z.min() < z.max() <= 6
+    assert -3 <= z.min() < z.max() <= 3
     (unbounded,) = build_defense("siftfunnel", model_config("siftfunnel")).eval().features(100 * odd)
     assert unbounded.max() > 6
+
+
+def test_no_channel_of_bounded_features_shrinks_out_of_the_correlations_sight():
+    torch.manual_seed(0)
+    images = torch.rand(64, 3, 32, 32)
+    spreads = {}
+    for bounded in (True, False):
+        model = build_defense("siftfunnel", model_config("siftfunnel", bounded=bounded))
+        gates = [layer for layer in model.edge if isinstance(layer, SqueezeExcitation)][-1]
+        with torch.no_grad():  # of the first channel they let a thousandth through
+            gates.excite.bias[0] = -7
+        spreads[bounded] = model.features(images)[0].std((0, 2, 3))
+    assert 0.8 < spreads[True].min() <= spreads[True].max() < 1.05
+    assert spreads[False][0] < 0.01 * spreads[False].max()
 
 
 def test_features_are_not_negative():
