@@ -22,8 +22,6 @@ from ..models.resnet18 import BasicBlock
 from .base import Batch, ModelConfig, Objective, SplitModel, input_layer
 from .losses import channel_correlation, distance_correlation, feature_l1, smoothed_kl
 
-LIMIT = 3.0  # in deviations
-
 
 class _Design(NamedTuple):
     """The encoder of one backbone and what of the backbone stays in the cloud."""
@@ -158,10 +156,10 @@ def _mix(n: int, bounded: bool) -> list[nn.Module]:
 def _one_scale(n: int, bounded: bool) -> list[nn.Module]:
     """Every channel with mean 0 and deviation 1, cut off at 3, if ``bounded``.
 
-    Without scales of its own, or the attention's: what is small then is no longer less of the distances. The epsilon is
-    far below what those gates can shrink a channel to.
+    All channels then weigh alike in the distances, however small the attention's gates made one; the epsilon is far
+    below what they can shrink a channel's variance to.
     """
-    return [nn.BatchNorm2d(n, eps=1e-12, affine=False), nn.Hardtanh(-LIMIT, LIMIT)] if bounded else []
+    return [nn.BatchNorm2d(n, eps=1e-12, affine=False), nn.Hardtanh(-3, 3)] if bounded else []
 
 
 def _near_identity(n: int, kernel: int) -> nn.Conv2d:
