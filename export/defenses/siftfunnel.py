@@ -50,15 +50,16 @@ class SiftFunnel:
         ``funnel_pool=False`` leaves out the cnn funnel's own pooling, and the widening strides instead: at 32x32 the
         features are then 12x16x16, as the paper's are at its 64x64 [ours].
 
-        ``blocks`` residual blocks of the stem's width come before the funnel, after its pooling if it has any [ours]:
-        depth makes few features worth more to the tail and less to an attacker. ``standardize`` takes each image's own
-        brightness and contrast out first [ours]. ``bounded`` holds every channel to one scale, after the attention too,
+        ``convolutions`` 3x3 of the stem's width and then ``blocks`` residual ones come before the funnel: the former
+        before its pooling if it has any, the latter after it, where they cost less [ours]. Depth makes few features
+        worth more to the tail and less to an attacker. ``standardize`` takes each image's own brightness and contrast
+        out first [ours]. ``bounded`` holds every channel to one scale, after the attention too,
         and cuts it off at three deviations [ours]: else a long training hides from the correlation, whose distances a
         rare value far out decides, while the channels that the tail reads shrink to a thousandth or die.
 
         Raises:
-            ConfigError: a negative weight, smoothing outside [0, 1), ``blocks`` outside 0 to 16, or
-                ``funnel_pool=False`` for a backbone whose funnel has no pooling.
+            ConfigError: a negative weight, smoothing outside [0, 1), ``convolutions`` or ``blocks`` outside 0 to 16,
+                or ``funnel_pool=False`` for a backbone whose funnel has no pooling.
         """
 
         alpha: float = 5.0  # KL(smooth(y) || softmax)
@@ -67,6 +68,7 @@ class SiftFunnel:
         lambda_l1: float = 0.03  # mean absolute feature
         smoothing: float = 0.25
         funnel_pool: bool = True
+        convolutions: int = 0
         blocks: int = 0
         standardize: bool = False
         bounded: bool = False
@@ -82,8 +84,9 @@ class SiftFunnel:
                     raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
             if not 0 <= self.smoothing < 1:
                 raise ConfigError(f"smoothing must be in [0, 1), got {self.smoothing}")
-            if not 0 <= self.blocks <= 16:
-                raise ConfigError(f"blocks must be 0 to 16, got {self.blocks}")
+            for name in ("convolutions", "blocks"):
+                if not 0 <= getattr(self, name) <= 16:
+                    raise ConfigError(f"{name} must be 0 to 16, got {getattr(self, name)}")
             if not self.funnel_pool and self.backbone != "cnn":
                 raise ConfigError(f"the funnel of {self.backbone} has no pooling to leave out; only that of cnn has")
 
@@ -92,15 +95,16 @@ class SiftFunnel:
         self.adversaries = nn.ModuleList()
 
     def build(self) -> SplitModel:
-        """Encoder: stem, residual blocks, funnel, attention. Tail: widening, the backbone's remaining stages."""
+        """Encoder: stem, what deepens it, funnel, attention. Tail: widening, the backbone's remaining stages."""
         config = self.config
         design = _DESIGNS[config.backbone]()
         n, wide = design.channels, design.wide
         funnel = [layer for layer in design.funnel if config.funnel_pool or not isinstance(layer, nn.MaxPool2d)]
-        if config.blocks:
-            pooling = [layer for layer in funnel if isinstance(layer, nn.MaxPool2d)]  # blocks cost less after it
+        convolutions = [layer for _ in range(config.convolutions) for layer in conv_bn_relu(design.width, design.width)]
+        if config.blocks or config.convolutions:
+            pooling = [layer for layer in funnel if isinstance(layer, nn.MaxPool2d)]
             blocks = [BasicBlock(design.width, design.width, 1) for _ in range(config.blocks)]
-            funnel = [*pooling, *blocks, *(layer for layer in funnel if layer not in pooling)]
+            funnel = [*convolutions, *pooling, *blocks, *(layer for layer in funnel if layer not in pooling)]
         edge = nn.Sequential(
             input_layer(config, config.standardize),
             *design.stem,

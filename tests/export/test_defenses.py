@@ -95,6 +95,23 @@ def test_blocks_come_after_the_funnels_pooling_and_leave_the_features_as_many(ba
     assert z.shape[1:] == SHAPES["siftfunnel", backbone](32)
 
 
+@pytest.mark.parametrize(("backbone", "width", "at"), [("cnn", 64, 16), ("resnet18", 128, 16), ("vgg16", 128, 8)])
+def test_convolutions_come_before_the_funnels_pooling(backbone, width, at):
+    plain, deeper = (
+        build_defense("siftfunnel", model_config("siftfunnel", backbone=backbone, convolutions=k)).eval()
+        for k in (0, 2)
+    )
+    seen = []
+    for layer in deeper.edge.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.shape == (width, width, 3, 3):
+            layer.register_forward_hook(lambda layer, inputs, out: seen.append(out.shape[2:]))
+    (z,) = deeper.features(torch.rand(2, 3, 32, 32))
+    assert z.shape[1:] == SHAPES["siftfunnel", backbone](32)
+    assert seen[-2:] == [(at, at)] * 2
+    more = sum(p.numel() for p in deeper.edge.parameters()) - sum(p.numel() for p in plain.edge.parameters())
+    assert more == 2 * (9 * width**2 + 2 * width)
+
+
 @pytest.mark.parametrize("defense", ["siftfunnel", "privdfs"])
 def test_standardizing_makes_the_features_forget_an_images_brightness_and_contrast(defense):
     torch.manual_seed(0)
@@ -243,6 +260,7 @@ def test_the_loss_reaches_every_parameter(defense):
         ("siftfunnel", {"smoothing": 1.0}, "smoothing must be in"),
         ("siftfunnel", {"funnel_pool": 1}, "funnel_pool"),
         ("siftfunnel", {"blocks": 17}, "blocks must be 0 to 16, got 17"),
+        ("siftfunnel", {"convolutions": -1}, "convolutions must be 0 to 16, got -1"),
         ("siftfunnel", {"funnel_pool": False, "backbone": "vgg16"}, "no pooling to leave out"),
     ],
 )
