@@ -128,7 +128,6 @@ class EdgeRuntime:
         self._turn = threading.Lock()
         # One thread a server: the calls wait, and all are under way at once.
         self._pool = ThreadPoolExecutor(max(len(urls), 1), thread_name_prefix="remote")
-        self._random = np.random.default_rng(secrets.randbits(256))
         self._spans = Spans()
 
     @property
@@ -155,10 +154,12 @@ class EdgeRuntime:
             TensorError: the images are not that.
         """
         feeds = {self.image_spec.name: images}
-        for spec in self._encoder.inputs:
-            if spec.source == "normal":
+        noises = [spec for spec in self._encoder.inputs if spec.source == "normal"]
+        if noises:  # a generator for each request: who learns one's numbers can follow it to no other
+            random = np.random.default_rng(secrets.randbits(256))
+            for spec in noises:
                 shape = [len(images) if size is None else size for size in spec.shape]
-                feeds[spec.name] = self._random.standard_normal(shape, dtype=np.float32).astype(spec.numpy_dtype)
+                feeds[spec.name] = random.standard_normal(shape, dtype=np.float32).astype(spec.numpy_dtype)
         check_feeds(self._encoder.inputs, feeds)
         return self._backends[self._encoder.name].run(feeds)
 

@@ -153,6 +153,20 @@ def test_noise_is_standard_normal_and_new_for_every_request(noisy):
     assert abs(draws.std() - 1) < 0.05
 
 
+def test_without_the_systems_entropy_nothing_is_encoded(noisy, monkeypatch):
+    """Of every request anew: a generator that was seeded before could go on without."""
+    images = np.zeros((1, 4, 4, 3), np.uint8)
+
+    def fails(bits):
+        raise OSError("no entropy")
+
+    with EdgeRuntime(noisy / "edge") as runtime:
+        runtime.encode(images)
+        monkeypatch.setattr("secrets.randbits", fails)
+        with pytest.raises(OSError, match="no entropy"):
+            runtime.encode(images)
+
+
 @pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")
 def test_fusion_runs_on_the_device(bundle, tmp_path):
     """Two servers and a fusion: the graph decides, the runtime knows no defense."""
