@@ -42,7 +42,9 @@ def small(seed: int) -> Budget:
                 1000,
             ),
             "likelihood": Entry((LikelihoodAttack(steps=300, restarts=1, seed=seed),), 32),
-            "diffusion": Entry((DiffusionAttack(seed=seed),), 200),
+            "diffusion": Entry(
+                (DiffusionAttack(decoder=InversionAttack(width=48, epochs=4, seed=seed), seed=seed),), 200
+            ),
         },
         num_metric_images=4000,
         num_jacobians=16,
@@ -63,7 +65,17 @@ def full(seed: int) -> Budget:
             ),
             "likelihood": Entry((LikelihoodAttack(steps=2000, restarts=4, seed=seed),), 256),
             "diffusion": Entry(
-                (DiffusionAttack(width=128, condition=64, epochs=200, sampling_steps=100, seed=seed),), 1000
+                (
+                    DiffusionAttack(
+                        width=128,
+                        condition=64,
+                        epochs=200,
+                        sampling_steps=100,
+                        seed=seed,
+                        decoder=InversionAttack(width=128, epochs=20, seed=seed),
+                    ),
+                ),
+                1000,
             ),
         },
         num_metric_images=10_000,

@@ -18,6 +18,7 @@ from .metrics.entropy import feature_entropy
 from .metrics.fsinfo import Prior, fsinfo, spectrum
 from .metrics.mutual_information import mine
 from .results import MetricResult
+from .scale import typical_deviation
 from .target import ServerView
 
 METRICS = ("fsinfo", "mine", "dcor", "entropy", "effective")
@@ -80,7 +81,8 @@ class Measurements:
             return [torch.tensor(sigma) for sigma in self._view.noise]
         images = sample(self._images.auxiliary, BATCH).to(self._view.device).float() / 255
         with torch.no_grad():
-            return [ASSUMED_NOISE * typical_deviation(z) for z in self._view.shares(images)]
+            deviations = [typical_deviation(z) for z in self._view.features(images)]
+        return [ASSUMED_NOISE * each for each in self._view.as_sent(deviations)]
 
     @cached_property
     def _observed(self) -> tuple[Tensor, Tensor]:
@@ -89,18 +91,6 @@ class Measurements:
         torch.manual_seed(self._seed)
         z = torch.cat([_flat(self._view.observe(batch)) for batch in pixels.split(BATCH)])
         return pixels.to(self._view.device), z
-
-
-def typical_deviation(z: Tensor) -> Tensor:
-    """Of each channel of ``(N, C, ...)``, as ``(C, 1, ...)``: the median distance from its median, of those not at it.
-
-    So neither a channel's scale nor its offset changes what FSInfo assumes, nor a funnel's rare features far from all
-    others, and of features that are mostly zero those count that are not.
-    """
-    each = z.transpose(0, 1).flatten(1)
-    apart = (each - each.median(1, keepdim=True).values).abs()
-    typical = apart.where(apart > 0, torch.nan).nanmedian(1).values.nan_to_num(1.0)
-    return typical.view(-1, *[1] * (z.dim() - 2))
 
 
 def _flat(features: Iterable[Tensor]) -> Tensor:

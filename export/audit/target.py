@@ -163,6 +163,18 @@ class ServerView:
         shares = self._target.shares(images)
         return tuple(shares[k] for k in self.servers)
 
+    def as_sent(self, placed: Sequence[Tensor]) -> list[Tensor]:
+        """Of what belongs to one image's ``features``, or is broadcast to them, the part for each of its ``shares``."""
+        found = []
+        for k, shape, each in zip(self.servers, self._shapes, placed, strict=True):
+            numbers = torch.arange(1, shape.numel() + 1, dtype=torch.float32, device=self.device).view(shape)
+            places = self._target.place(k, numbers)[0]
+            kept = places > 0
+            share = torch.empty(shape[1:].numel(), device=self.device)
+            share[places[kept].long() - 1] = each.expand_as(places)[kept]
+            found.append(share.view(shape[1:]))
+        return found
+
     def draw_kept(self, generator: torch.Generator) -> list[Tensor]:
         """Of one image's ``shares``, 1 for each feature that is sent and 0 for each that was set to zero at random."""
         ones = [torch.ones(shape) for shape in self._shapes]

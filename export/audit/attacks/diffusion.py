@@ -2,7 +2,8 @@
 
 A denoiser conditioned on the features, trained on the attacker's images (Ho et al., arXiv 2006.11239; velocity as the
 target: Salimans and Ho, arXiv 2202.00512), sampled with DDIM (Song et al., arXiv 2010.02502). It works on pixels put
-two by two into channels, which makes it a quarter as dear [ours].
+two by two into channels, which makes it a quarter as dear, and begins where a decoder ends: an inversion attack's
+answer is part of what it is conditioned on [ours].
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from edge_sdk.errors import needs_extra
 
 from .base import Features, Progress, Rebuild, View
 from .fitting import fit_network
+from .inversion import InversionAttack
 from .joined import JoinedFeatures, sample_features
 
 FOLD = 2  # pixels put together along each axis
 NOISE_STEPS = 1000
 MOST_TOKENS = 256
 """That attention is computed plainly for: its memory grows with their square."""
+GUESS = InversionAttack(width=48, epochs=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class DiffusionAttack:
         batch_size: images a step.
         learning_rate: highest, of one cycle of AdamW.
         sampling_steps: of DDIM.
+        decoder: trained first, on the same images; its answer is a condition too.
         seed: of weights, order and noise.
     """
 
@@ -49,6 +53,7 @@ class DiffusionAttack:
     batch_size: int = 64
     learning_rate: float = 1e-3
     sampling_steps: int = 25
+    decoder: InversionAttack = GUESS
     seed: int = 0
     name: str = "diffusion"
 
@@ -56,6 +61,8 @@ class DiffusionAttack:
         with needs_extra("audit", "the diffusion attack"):
             from diffusers import DDIMScheduler
 
+        first = None if state is None else state.with_name(f"{state.name}.decoder")
+        guess = self.decoder.fit(view, images, first, progress)
         torch.manual_seed(self.seed)
         size = (images.shape[2] // FOLD, images.shape[3] // FOLD)
         denoiser = Denoiser(sample_features(view, images), size, self.width, self.condition)
@@ -65,14 +72,17 @@ class DiffusionAttack:
             clip_sample=True, timestep_spacing="trailing", rescale_betas_zero_snr=True,
         )  # fmt: skip
 
+        def condition(seen: Features) -> Tensor:
+            return torch.cat((denoiser.condition(seen), _folded(guess(seen)).to(view.device)), 1)
+
         def loss(batch: Tensor) -> Tensor:
-            clean = functional.pixel_unshuffle(batch * 2 - 1, FOLD)
+            clean = _folded(batch)
             drawn, steps = torch.randn_like(clean), torch.randint(NOISE_STEPS, (len(batch),))
             clean, drawn, steps = (t.to(view.device) for t in (clean, drawn, steps))
             noisy, velocity = noise.add_noise(clean, drawn, steps), noise.get_velocity(clean, drawn, steps)
             seen = view.observe(batch)
             with torch.autocast(view.device.type, torch.bfloat16):
-                predicted = denoiser(noisy, steps, denoiser.condition(seen))
+                predicted = denoiser(noisy, steps, condition(seen))
             return functional.mse_loss(predicted.float(), velocity)
 
         fit_network(
@@ -85,10 +95,10 @@ class DiffusionAttack:
             draw = torch.Generator().manual_seed(self.seed)
             sample = torch.randn(len(seen[0]), 3 * FOLD**2, *size, generator=draw).to(view.device)
             with torch.no_grad():
-                condition = denoiser.condition(seen)
+                known = condition(seen)
                 for step in noise.timesteps:
                     with torch.autocast(view.device.type, torch.bfloat16):
-                        velocity = denoiser(sample, step.expand(len(sample)), condition)
+                        velocity = denoiser(sample, step.expand(len(sample)), known)
                     sample = noise.step(velocity.float(), step, sample).prev_sample
             return functional.pixel_shuffle(sample, FOLD).add(1).div(2).clamp(0, 1).cpu()
 
@@ -96,7 +106,7 @@ class DiffusionAttack:
 
 
 class Denoiser(nn.Module):
-    """A UNet over folded images, with the features as further channels."""
+    """A UNet over folded images, with the features and a first guess at the image as further channels."""
 
     def __init__(self, sample: Features, size: tuple[int, int], width: int, condition: int) -> None:
         super().__init__()
@@ -105,7 +115,7 @@ class Denoiser(nn.Module):
         self.condition = JoinedFeatures(sample, size, condition)
         self.unet = UNet2DModel(
             sample_size=size,
-            in_channels=3 * FOLD**2 + condition,
+            in_channels=2 * 3 * FOLD**2 + condition,
             out_channels=3 * FOLD**2,
             layers_per_block=1,
             block_out_channels=(width, 2 * width, 2 * width),
@@ -120,3 +130,8 @@ class Denoiser(nn.Module):
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
             velocity: Tensor = self.unet(torch.cat((noisy, condition), 1), steps).sample
         return velocity
+
+
+def _folded(images: Tensor) -> Tensor:
+    """Images in [0, 1] as what is denoised: in [-1, 1], neighbouring pixels in channels."""
+    return functional.pixel_unshuffle(images * 2 - 1, FOLD)

@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 
 from ..images import sample
+from ..scale import typical_deviation
 from .base import Features, Progress, Rebuild, View
+from .joined import sample_features
 
 TV_WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0)
 TUNING_IMAGES = 16
+OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodAttack:
     """Minimises ``|f(x) - z|^2 / |z|^2 + weight sqrt(TV(x))`` over images in [0, 1].
 
-    Shares with noise count in units of it; features that were dropped do not count.
+    Shares with noise count in units of it, features without in units of their channel's typical deviation [ours]: no
+    loud channel drowns the others. Features that were dropped do not count.
 
     Every image is searched from several starts, by Adam and by SGD with momentum, and the end with the lowest objective
     kept: which is closest to the original the attacker cannot see. The weight of the total variation is the one of four
@@ -40,22 +44,25 @@ class LikelihoodAttack:
     def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
         torch.manual_seed(self.seed)  # of the noise in what is observed
         mean = images.float().mean(0) / 255
+        units = _units(view, images)
         own = sample(images, TUNING_IMAGES).float() / 255
         seen = view.observe(own)
         errors = {}
         for i, weight in enumerate(TV_WEIGHTS):
-            found = self._search(view, seen, mean, weight, 1, max(self.steps // 4, 1))
+            found = self._search(view, units, seen, mean, weight, 1)
             errors[weight] = float((found - own).square().mean())
             progress(i + 1, len(TV_WEIGHTS))
         best = min(errors, key=errors.__getitem__)
-        return lambda features: self._search(view, features, mean, best, self.restarts, self.steps)
+        return lambda features: self._search(view, units, features, mean, best, self.restarts)
 
-    def _search(self, view: View, seen: Features, mean: Tensor, weight: float, restarts: int, steps: int) -> Tensor:
+    def _search(
+        self, view: View, units: Features, seen: Features, mean: Tensor, weight: float, restarts: int
+    ) -> Tensor:
         best, lowest = torch.empty(0), torch.empty(0)
         for start in self._starts(mean, len(seen[0]), restarts):
             start = start.to(view.device)
-            for optimizer in ("adam", "sgd"):
-                found, objective = _descend(view, seen, start, weight, optimizer, steps)
+            for optimizer in OPTIMIZERS:
+                found, objective = _descend(view, units, seen, start, weight, optimizer, self.steps)
                 if not len(lowest):
                     best, lowest = found, objective
                 better = objective < lowest
@@ -70,8 +77,15 @@ class LikelihoodAttack:
             yield torch.rand(count, *mean.shape, generator=draw)
 
 
+def _units(view: View, images: Tensor) -> Features:
+    """What a misfit of each share is measured in."""
+    if view.noise is not None:
+        return tuple(torch.tensor(sigma) for sigma in view.noise)
+    return tuple(typical_deviation(z) for z in sample_features(view, images))
+
+
 def _descend(
-    view: View, seen: Features, start: Tensor, weight: float, optimizer: str, steps: int
+    view: View, units: Features, seen: Features, start: Tensor, weight: float, optimizer: str, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Images and their objectives ``(N,)``, the lowest met on the way: momentum can end above it."""
     images = start.clone().requires_grad_()
@@ -83,7 +97,7 @@ def _descend(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(method, steps)
     best, lowest = start.clone(), start.new_full((len(start),), torch.inf)
     for _ in range(steps):
-        objective = _objective(view, seen, images, weight)
+        objective = _objective(view, units, seen, images, weight)
         with torch.no_grad():
             better = objective < lowest
             best[better], lowest[better] = images[better], objective[better]
@@ -96,10 +110,9 @@ def _descend(
     return best, lowest
 
 
-def _objective(view: View, seen: Features, images: Tensor, weight: float) -> Tensor:
-    units = view.noise or (1.0,) * len(seen)
-    made = torch.cat([z.flatten(1) / unit for z, unit in zip(view.features(images), units, strict=True)], 1)
-    wanted = torch.cat([z.flatten(1) / unit for z, unit in zip(seen, units, strict=True)], 1)
+def _objective(view: View, units: Features, seen: Features, images: Tensor, weight: float) -> Tensor:
+    made = torch.cat([(z / unit).flatten(1) for z, unit in zip(view.features(images), units, strict=True)], 1)
+    wanted = torch.cat([(z / unit).flatten(1) for z, unit in zip(seen, units, strict=True)], 1)
     apart = made - wanted
     if view.drops:
         apart = apart * (wanted != 0)

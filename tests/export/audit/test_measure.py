@@ -7,8 +7,9 @@ import torch
 
 from export.audit.budget import Budget
 from export.audit.images import AuditImages
-from export.audit.measure import ASSUMED_NOISE, Measurements, typical_deviation
+from export.audit.measure import ASSUMED_NOISE, Measurements
 from export.audit.metrics.fsinfo import fsinfo, spectrum
+from export.audit.scale import typical_deviation
 from export.audit.target import Target
 from export.calibrate import calibrated_sigma
 from export.data import load_splits

@@ -80,6 +80,7 @@ def test_everything_asked_for_is_there(audited, splits):
     without = {metric.name for metric in view.metrics if metric.std_error is None}
     assert without == {"distance correlation"}  # of one group of so few images
     assert view.num_features == 12 * 4 * 4
+    assert all(attack.mse_std_error > 0 for attack in view.attacks)
     assert view.best_attack.psnr_db == max(attack.psnr_db for attack in view.attacks)
     blind = view.attacks[0]
     mean = torch.from_numpy(splits.auxiliary.pixels).float().mean(0) / 255
@@ -235,6 +236,12 @@ def test_one_servers_share_is_seen_in_its_places(make_checkpoint, splits):
     assert share.shape[1:] == shares[0].shape[1:]  # the shape of the features that were cut up
     assert alone.num_received * 4 == whole.num_received < share[0].numel()
     assert (share != 0).flatten(1).sum(1).max() <= alone.num_received
+    (features,) = alone.features(images)
+    assert torch.allclose(share, features, atol=1e-4)
+    (numbers,) = alone.as_sent([torch.arange(1.0, share[0].numel() + 1).view(share.shape[1:])])  # of every place
+    (sent,) = alone.shares(images)
+    assert numbers.shape == sent.shape[1:]
+    assert torch.equal(features.flatten(1)[:, numbers.long() - 1], sent)
     for servers in ([4], [], [1, 1]):
         with pytest.raises(ConfigError, match="different numbers from 0 to 3"):
             target.view(servers)
@@ -340,6 +347,8 @@ def test_the_page_holds_all_it_shows(audited, target, splits):
     further = [_shifted(report, str(k) * 64, k) for k in (1, -1)]
     compared = write_html(report, target, splits, out, further).read_text()
     assert re.search(r"3 points; Spearman's rank correlation\s+1\.00", compared)
+    assert "The hollow ones, 3, are of" in compared  # siftfunnel draws no noise
+    assert "On server0: diffusion." in compared  # was not tried
     older = msgspec.structs.replace(report, config={k: v for k, v in report.config.items() if k != "bounded"})
     assert write_html(report, target, splits, out, [older]).read_text().count("<svg") == 1  # the same model
     assert page.count("data:image/png;base64,") >= 3 * 4  # original, features, two attacks at least

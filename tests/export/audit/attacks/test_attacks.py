@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from edge_sdk.errors import DataError
+from export.audit.attacks import likelihood
 from export.audit.attacks.blind import BlindAttack
 from export.audit.attacks.diffusion import DiffusionAttack
 from export.audit.attacks.fitting import fit_network
@@ -32,7 +33,14 @@ ATTACKS = {
     "residual": InversionAttack(width=32, epochs=4, batch_size=32),
     "transposed": InversionAttack(decoder="transposed", width=32, epochs=4, batch_size=32),
     "likelihood": LikelihoodAttack(steps=60, restarts=1),
-    "diffusion": DiffusionAttack(width=16, condition=16, epochs=6, batch_size=32, sampling_steps=5),
+    "diffusion": DiffusionAttack(
+        width=16,
+        condition=16,
+        epochs=6,
+        batch_size=32,
+        sampling_steps=5,
+        decoder=InversionAttack(width=16, epochs=2, batch_size=32),
+    ),
 }
 
 
@@ -78,6 +86,37 @@ def test_rare_large_values_do_not_blind_the_attacker(patches):
     plain = _reached(ATTACKS["residual"], THUMBNAIL, patches)
     loud = _reached(ATTACKS["residual"], Seen(lambda x: rare(functional.avg_pool2d(x, 4))), patches)
     assert loud > plain - 1.5
+
+
+def test_a_loud_channel_does_not_drown_the_others(patches):
+    """What is searched is measured in each channel's own scale."""
+
+    def loud(x):
+        small = functional.avg_pool2d(x, 4)
+        return torch.cat((1000 * small.mean((1, 2, 3), keepdim=True).expand(-1, 1, 4, 4), small), 1)
+
+    plain = _reached(ATTACKS["likelihood"], THUMBNAIL, patches, 8)
+    assert _reached(ATTACKS["likelihood"], Seen(loud), patches, 8) > plain - 1
+
+
+@pytest.mark.parametrize("optimizer", likelihood.OPTIMIZERS)
+def test_each_optimizer_finds_the_image(optimizer, patches, floor, monkeypatch):
+    monkeypatch.setattr(likelihood, "OPTIMIZERS", (optimizer,))
+    assert _reached(ATTACKS["likelihood"], WHOLE, patches, 8) > floor + 15
+
+
+def test_of_several_starts_the_best_end_is_kept(patches, monkeypatch):
+    """Image by image: here each start is the answer for some."""
+    own, other = patches[:1000], patches[1000:1008].float() / 255
+    attack = LikelihoodAttack(steps=1, restarts=3)
+    mean, *random = attack._starts(own.float().mean(0) / 255, 8, 3)
+    assert torch.allclose(mean, own.float().mean(0) / 255)
+    assert all(0 < start.std() < 1 for start in random)
+    assert not torch.equal(*random)
+    answers = [torch.where((torch.arange(8) % 3 == k)[:, None, None, None], other, mean) for k in range(3)]
+    monkeypatch.setattr(LikelihoodAttack, "_starts", lambda self, mean, count, restarts: answers[:restarts])
+    rebuilt = attack._search(WHOLE, (torch.tensor(1.0),), (other,), own[0] / 255, 1e-3, 3)
+    assert torch.equal(rebuilt, other)
 
 
 class Dropping(Seen):
@@ -157,11 +196,13 @@ class Stopped(Exception):
 @pytest.mark.parametrize("name", ["residual", "diffusion"])
 def test_a_stopped_attack_continues_to_the_same_weights(name, patches, tmp_path):
     attack, own = ATTACKS[name], patches[:96]
-    steps = 3 * attack.epochs
+    first = 3 * attack.decoder.epochs if name == "diffusion" else 0  # steps of what it begins with
+    calls = []
 
     def stop(done, total):
-        assert total == steps
-        if done == 5:  # in the second epoch
+        calls.append(done)
+        assert total == (first if len(calls) <= first else 3 * attack.epochs)
+        if len(calls) == first + 5:  # in the second epoch
             raise Stopped
 
     with pytest.raises(Stopped):
