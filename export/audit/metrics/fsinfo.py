@@ -75,7 +75,10 @@ class Spectrum:
         return (gain + self.prior.log_det_precision - self.num_pixels * math.log(2 * math.pi * math.e)) / 2
 
     def error(self, sigma: float) -> float:
-        """tr(P^-1) / d: no less mean squared error a pixel can be expected where all is Gaussian."""
+        """tr(P^-1) / d: the mean squared error a pixel where all is Gaussian and the slope the same everywhere.
+
+        Of other encoders an estimate at this image; van Trees' bound is of the mean of I(x), and not above its mean.
+        """
         left = float((self.variances / (1 + self.eigenvalues / sigma**2)).sum())
         unseen = self.prior.variance - float(self.variances.sum())
         return (left + unseen) / self.num_pixels

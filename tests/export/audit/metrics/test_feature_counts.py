@@ -14,6 +14,17 @@ def test_effective_information_counts_non_zero_features():
     assert found.std_error == pytest.approx(2**0.5 / 2)
 
 
+def test_a_feature_rests_at_any_value():
+    """A normalisation behind the ReLU, or a uint8 wire whose steps miss zero, says no more of the image."""
+    torch.manual_seed(0)
+    z = torch.randn(200, 6, 4, 4).relu() + torch.tensor([0.0, 0, 0, 1, 2, 3]).view(6, 1, 1)
+    z[:, 5] = 7  # says nothing at all
+    expected = (z[:, :5] != z[:, :5].amin((0, 2, 3), keepdim=True)).flatten(1).sum(1).float().mean()
+    assert effective_information(z).value == pytest.approx(float(expected))
+    steps = ((z + 0.3) / 0.04).round() * 0.04 - 0.3
+    assert effective_information(steps).value == pytest.approx(float(expected), rel=0.05)  # what was near its rest
+
+
 def test_the_entropy_of_fair_coins_is_a_bit_each():
     coins = torch.randint(2, (40_000, 7)).float()
     found = feature_entropy(coins)
