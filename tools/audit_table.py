@@ -3,16 +3,18 @@
     python tools/audit_table.py [--write]
 
 Prints the table; --write puts it into README.md. Of several servers it shows, for each number of them that pool what
-they see, those from whom most was rebuilt. Below stands how well FSInfo ranks what the best attack reached, over all
-adversaries of all audits.
+they see, those from whom most was rebuilt. Below stands how much larger a defended model's error of reconstruction is
+than the others', and how well FSInfo ranks what the best attack reached, over all adversaries of all audits.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from keep_audit import AUDITS
 from make_zoo import ZOO
 from marked_table import markdown, replaced
@@ -23,13 +25,15 @@ from export.audit.run import ATTACKS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 METRICS = ("FSInfo", "MINE", "distance correlation", "effective information")
+DEFENDED = ("siftfunnel", "privdfs", "fsinfoguard")
+COMPARED = ("none", "gaussian", "dropout", "nopeek")
 
 
 def main() -> None:
     """Parse the command line, print or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    texts = {"audits": table(), "rank": rank()}
+    texts = {"audits": table(), "errors": errors(), "rank": rank()}
     if parser.parse_args().write:
         readme = README.read_text()
         for name, text in texts.items():
@@ -46,20 +50,40 @@ def table() -> str:
     return markdown(header, rows)
 
 
+def errors() -> str:
+    """A table of ratios: the mean squared error that the best attack leaves, over that which it leaves elsewhere."""
+    kept = list(kept_audits())
+    rows = []
+    for name, report in kept:
+        if report.defense in DEFENDED:
+            cells = [error_ratio(report, other) for _, other in kept if other.defense in COMPARED]
+            rows.append([name, *(f"{ratio:.2f} ± {error:.2f}" for ratio, error in cells)])
+    return markdown(["error, over that of", *(name for name, other in kept if other.defense in COMPARED)], rows)
+
+
+def error_ratio(one: AuditReport, other: AuditReport) -> tuple[float, float]:
+    """The ratio of the mean squared errors on the images that both met, and its standard error (delta method)."""
+    a, b = (10 ** (-np.asarray(each.worst.best_attack.psnr_each) / 10) for each in (one, other))
+    met = min(len(a), len(b))
+    a, b = a[:met], b[:met]  # the first of one order, so the same
+    ratio = a.mean() / b.mean()
+    return float(ratio), float((a - ratio * b).std(ddof=1) / math.sqrt(met) / b.mean())
+
+
 def rank() -> str:
     """A sentence on whether FSInfo tells what attacks reach."""
     points = [
-        (information.value, view.best_attack.psnr_db)
+        (information.value, view.best_attack.psnr_db, information.assumed_noise is not None)
         for _, report in kept_audits()
         for view in report.views
         if (information := view.metric("FSInfo")) and view.attacks
     ]
-    found = spearman(points)
+    found = spearman([point[:2] for point in points])
     if found is None:
         return f"FSInfo is known of {len(points)} attacked adversaries, too few to correlate."
     return (
         f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over the {len(points)} "
-        "adversaries of these models."
+        f"adversaries of these models, {sum(point[2] for point in points)} of which see no noise but the assumed one."
     )
 
 
@@ -93,7 +117,7 @@ def row(report: AuditReport, view: ViewResult, name: str) -> list[str]:
     best = view.best_attack.name
     for attack in ATTACKS:
         made = attacks.get(attack)
-        text = "" if made is None else f"{made.psnr_db:.2f} dB, {made.ssim:.3f}"
+        text = "" if made is None else f"{made.psnr_db:.2f} dB ± {made.psnr_std_error:.2f}, {made.ssim:.3f}"
         cells.append(f"**{text}**" if attack == best else text)
     return cells
 

@@ -1,9 +1,9 @@
-"""Keep an audit in the repository: a shipped model's beside its weights, another's in tools/audits/.
+"""Keep an audit in the repository: a shipped model's beside its weights, another's in export/zoo/compared/.
 
     python tools/keep_audit.py REPORT [--name NAME]
 
-REPORT is the folder that edgesdk audit wrote. A shipped model's card is written anew; an audit of other weights is kept
-under NAME.
+REPORT is the folder that edgesdk audit wrote: a whole audit, of the float32 encoder and features. A shipped model's
+card is written anew; an audit of other weights is kept under NAME, for `edgesdk audit` to compare with as well.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from make_zoo import ZOO, card
 
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.files import write_aside
+from export.audit.coverage import left_out
 from export.audit.results import AUDIT_FILE, load_report
 from export.checkpoint import load_checkpoint
 
-AUDITS = Path(__file__).resolve().parent / "audits"
+AUDITS = ZOO / "compared"
 
 
 def main() -> None:
@@ -43,10 +44,13 @@ def keep(folder: Path, name: str | None) -> Path:
     """
     report = load_report(folder / AUDIT_FILE)
     shipped = {path.parent: load_checkpoint(path) for path in ZOO.glob("*/model.safetensors")}
+    lacking = dict(left_out(report))
     home = next((home for home, model in shipped.items() if model.weights_sha256 == report.weights_sha256), None)
     if home is None and name is None:
         sys.exit(f"keep_audit: {folder}: not the audit of a shipped model; keep it under a --name")
-    path = home / AUDIT_FILE if home else AUDITS / f"{name}.json"
+    if (report.precision, report.wire_dtype) != ("fp32", "float32") or lacking:
+        sys.exit(f"keep_audit: {folder}: not of float32, or incomplete ({lacking}); a figure beside others must be")
+    path = home / AUDIT_FILE if home else AUDITS / f"{name}-{report.config['backbone']}.json"
     path.parent.mkdir(exist_ok=True)
     write_aside(path, msgspec.json.encode(report) + b"\n")
     if home:

@@ -61,9 +61,12 @@ def _audit(privacy: dict[str, Any] | None) -> str:
     best = privacy.get("best_attack")
     if best is None:
         return "metrics alone, no attack"
+    tail = f", one image in twenty above {best['psnr_p95_db']:.1f} dB" if "psnr_p95_db" in best else ""
+    lacking = privacy.get("left_out", {})
+    incomplete = "".join(f"; {who} was not attacked by {', '.join(missing)}" for who, missing in lacking.items())
     return (
-        f"best attack {best['psnr_db']:.2f} dB PSNR, SSIM {best['ssim']:.3f} ({best['name']} on {best['adversary']}, "
-        f"{best['num_images']} images, budget {privacy['budget']})"
+        f"best attack {best['psnr_db']:.2f} dB PSNR{tail}, SSIM {best['ssim']:.3f} ({best['name']} on "
+        f"{best['adversary']}, {best['num_images']} images, budget {privacy['budget']})" + incomplete
     )
 
 

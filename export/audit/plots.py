@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,12 +31,31 @@ def psnr_distribution(attacks: Sequence[AttackResult], undefended: AttackResult 
     return svg(figure)
 
 
-def fsinfo_against_psnr(points: Sequence[tuple[str, float, float]]) -> str:
-    """One point an adversary of a model: a name, FSInfo in nats a dimension, and the best attack's PSNR in dB."""
+class Point(NamedTuple):
+    """An adversary of a model.
+
+    Attributes:
+        name: of both.
+        fsinfo: nats a dimension.
+        psnr_db: of the best attack.
+        assumed: whether the device adds no noise, so that FSInfo is under an assumed one.
+    """
+
+    name: str
+    fsinfo: float
+    psnr_db: float
+    assumed: bool
+
+
+def fsinfo_against_psnr(points: Sequence[Point]) -> str:
+    """One mark an adversary, hollow where FSInfo is under an assumed noise."""
     figure, axes = new_figure()
-    for name, information, decibel in points:
-        axes.scatter([information], [decibel], s=28)
-        axes.annotate(name, (information, decibel), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    for k, point in enumerate(points):
+        colour = f"C{k % 10}"
+        face = "none" if point.assumed else colour
+        at = (point.fsinfo, point.psnr_db)
+        axes.scatter(*at, s=28, facecolors=face, edgecolors=colour)
+        axes.annotate(point.name, at, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("FSInfo, nats a dimension")
     axes.set_ylabel("PSNR of the best attack, dB")
     axes.margins(0.15)

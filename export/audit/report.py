@@ -19,8 +19,9 @@ from edge_sdk.page import write_page
 from ..data import Splits
 from ..defenses import BASELINE, completed_settings, defense_class
 from ..shipped import keyed_modules
+from .coverage import left_out
 from .images import sample_rows
-from .plots import fsinfo_against_psnr, psnr_distribution, spearman
+from .plots import Point, fsinfo_against_psnr, psnr_distribution, spearman
 from .results import AuditReport, ViewResult
 from .run import rebuilt_images
 from .target import Target
@@ -36,7 +37,8 @@ ASSUMED = (
     "FSInfo is of a Gaussian prior and Gaussian noise. Where the device adds none it would be infinite: then noise of "
     "a hundredth of each channel's typical deviation is assumed, to compare models by, and no bound is stated.",
     "The PSNR ceiling is what a Gaussian prior and the features' slope at each image allow, as decibels of the mean "
-    "squared error. Images are not Gaussian, and the attacks' PSNR is a mean over images: they can lie above it.",
+    "squared error: an estimate, not a bound. Images are not Gaussian, van Trees' bound takes the mean of the slopes "
+    "before it inverts, and the attacks' PSNR is a mean over images: they can lie above it.",
 )
 KEYED = (
     "The features are dealt out by a user's key where they ship; here they were dealt as by an empty one, which is "
@@ -79,7 +81,7 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         views=[_view(view, target, splits, out, undefended) for view in report.views],
         against=_against([*others, report]),
         assumed=(*ASSUMED, KEYED) if keyed else ASSUMED,
-        not_tried=NOT_TRIED,
+        not_tried=(*(f"On {who}: {', '.join(missing)}." for who, missing in left_out(report)), *NOT_TRIED),
     )
     return path
 
@@ -138,7 +140,7 @@ def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> li
 
 def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
     """FSInfo against the best attack's PSNR, over all adversaries of all audits that have both."""
-    points = []
+    points: list[Point] = []
     for report in {_of(each): each for each in reports}.values():  # the last audit of a model
         for view in report.views:
             information = view.metric("FSInfo")
@@ -146,11 +148,18 @@ def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
                 name = f"{report.title} {report.accuracy['test']:.1%}"
                 if len(report.views) > 1:
                     name += f" {view.name}"
-                points.append((name, information.value, view.best_attack.psnr_db))
+                assumed = information.assumed_noise is not None
+                points.append(Point(name, information.value, view.best_attack.psnr_db, assumed))
     if len(points) < 2:
         return None
     figure = fsinfo_against_psnr(points)
-    return {"figure": figure, "spearman": spearman([point[1:] for point in points]), "count": len(points)}
+    correlation = spearman([(point.fsinfo, point.psnr_db) for point in points])
+    return {
+        "figure": figure,
+        "spearman": correlation,
+        "count": len(points),
+        "assumed": sum(point.assumed for point in points),
+    }
 
 
 def _of(report: AuditReport) -> tuple[str, ...]:

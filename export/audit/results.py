@@ -61,6 +61,7 @@ class AttackResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ssim_std_error: of that mean.
         psnr_each: every image's, in their order.
         seconds: that it took, fitting included; since it was last resumed, where it was stopped.
+        mse_std_error: of the mean; None in an audit from before it was kept.
     """
 
     name: str
@@ -73,6 +74,7 @@ class AttackResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ssim_std_error: float
     psnr_each: tuple[float, ...]
     seconds: float
+    mse_std_error: float | None = None
 
 
 class ViewResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

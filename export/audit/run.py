@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -192,7 +193,7 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
 def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig, means: Budget) -> None:
     """Note whose audit this folder holds; another's would be mixed with it."""
     identity = {
-        "edgesdk": edge_sdk.__version__,
+        "code": _code_sha256(),
         "weights_sha256": report.weights_sha256,
         "config": report.config,
         "wire_dtype": report.wire_dtype,
@@ -211,6 +212,14 @@ def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig,
         if changed:
             raise DataError(f"{work.parent}: holds another audit ({', '.join(changed)} differ); choose another --out")
     write_aside(path, json.dumps(ours, indent=1).encode())
+
+
+def _code_sha256() -> str:
+    """Of all that decides what an audit measures: half of it by one code and half by another would be neither's."""
+    here = Path(__file__).parent
+    measuring = [here / f"{name}.py" for name in ("images", "measure", "quality", "scale", "target")]
+    paths = [*measuring, *sorted(here.glob("attacks/*.py")), *sorted(here.glob("metrics/*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _settings(means: Budget) -> dict[str, Any]:
@@ -317,12 +326,14 @@ def _attack(
     rebuilt = torch.cat(parts)
     each = psnr(attacked, rebuilt)
     mean, error = mean_and_error(each.tolist())
+    squared, squared_error = mean_and_error(mse(attacked, rebuilt).tolist())
     similarity, similarity_error = mean_and_error(ssim(attacked, rebuilt).tolist())
     return AttackResult(
         name=name,
         settings=json.loads(json.dumps({"name": chosen.name, **asdict(chosen)})),  # type: ignore[call-overload]
         num_images=len(attacked),
-        mse=float(mse(attacked, rebuilt).mean()),
+        mse=squared,
+        mse_std_error=squared_error,
         psnr_db=mean,
         psnr_std_error=error,
         ssim=similarity,

@@ -53,9 +53,9 @@ class SiftFunnel:
         ``convolutions`` 3x3 of the stem's width and then ``blocks`` residual ones come before the funnel: the former
         before its pooling if it has any, the latter after it, where they cost less [ours]. Depth makes few features
         worth more to the tail and less to an attacker. ``standardize`` takes each image's own brightness and contrast
-        out first [ours]. ``bounded`` holds every channel to one scale, after the attention too,
-        and cuts it off at three deviations [ours]: else a long training hides from the correlation, whose distances a
-        rare value far out decides, while the channels that the tail reads shrink to a thousandth or die.
+        out first [ours]. ``bounded`` holds every channel to one scale, after the attention too, and cuts it off at
+        three deviations [ours]: else a long training hides from the correlation, whose distances a rare value far out
+        decides, while the channels that the tail reads shrink to a thousandth or die.
 
         Raises:
             ConfigError: a negative weight, smoothing outside [0, 1), ``convolutions`` or ``blocks`` outside 0 to 16,

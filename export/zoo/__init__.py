@@ -29,8 +29,8 @@ def zoo_model(defense: str, backbone: str) -> Path:
 
 
 def shipped_audits(backbone: str) -> list[Path]:
-    """Of the shipped models with that backbone, those that were audited."""
-    return sorted(_HERE.glob(f"*-{backbone}/audit.json"))
+    """Those of the shipped models with that backbone, and of others that were trained to be compared with them."""
+    return [*sorted(_HERE.glob(f"*-{backbone}/audit.json")), *sorted(_HERE.glob(f"compared/*-{backbone}.json"))]
 
 
 def named_checkpoint(name: str, backbone: str) -> Checkpoint:

@@ -61,14 +61,21 @@ def test_the_summary_names_the_worst_adversary_and_the_best_attack(checkpoint, a
         _view("server0+server1+server2", 25.0, in_threat_model=False),
     )  # fmt: skip
     summary = audit_summary(checkpoint, [path], "float32", 32, max_psnr_db=18, max_fsinfo=0.8)
-    assert summary == {
+    assert summary == {  # and nothing was left out
         "audit_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "weights_sha256": checkpoint.weights_sha256,
         "wire_dtype": "float32",
         "precision": "fp32",
         "budget": "small",
         "num_adversaries": 3,
-        "best_attack": {"name": "inversion", "adversary": "server0", "psnr_db": 17.5, "ssim": 0.5, "num_images": 16},
+        "best_attack": {
+            "name": "inversion",
+            "adversary": "server0",
+            "psnr_db": 17.5,
+            "psnr_p95_db": 17.5,
+            "ssim": 0.5,
+            "num_images": 16,
+        },
         "fsinfo_nats_a_dimension": 0.7,
     }
 
@@ -87,6 +94,12 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
             {},
             {"max_psnr_db": 17},
             "likelihood rebuilds images from server0",
+        ),
+        (
+            [_view("server0", 14.0, 16.9)],
+            {},
+            {"max_psnr_db": 17},
+            "16.90 dB PSNR, with 95 % confidence at no more than 17.06 dB",
         ),
         ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": 1}, "FSInfo of 1.500 nats a dimension, more than 1"),
         ([_view("server0", fsinfo=1.5)], {}, {"max_psnr_db": 17}, "server0 was not attacked by blind, inversion"),
@@ -113,6 +126,14 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
 def test_an_export_over_the_limit_is_refused(checkpoint, audit, views, changes, limits, words):
     with pytest.raises(LeakageError, match=words):
         audit_summary(checkpoint, [audit(*views, **changes)], "float32", 32, **limits)
+
+
+def test_a_summary_says_what_the_audit_left_out(checkpoint, audit):
+    partial = msgspec.structs.replace(_view("server0", 14.0), attacks=(_attack("blind", 12.0),))
+    summary = audit_summary(checkpoint, [audit(partial)], "float32", 32)
+    assert summary["left_out"] == {"server0": ["inversion", "likelihood", "diffusion"]}
+    several = audit_summary(checkpoint, [audit(*(_view(f"server{k}", 14.0) for k in range(5)))], "float32", 32)
+    assert several["left_out"]["server0+server1"] == list(ATTACKS)
 
 
 def test_an_audit_of_float32_features_holds_for_rounded_ones(checkpoint, audit):
@@ -174,3 +195,15 @@ def test_an_export_within_the_limit_carries_its_audit(checkpoint, audit, tmp_pat
     assert privacy["audit_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert privacy["best_attack"]["psnr_db"] == 16.5
     assert "16.5" in edgesdk("inspect", out / "edge").stdout
+    assert "not attacked" not in edgesdk("inspect", out / "edge").stdout
+
+
+def test_a_bundle_of_a_half_made_audit_says_so(checkpoint, audit, tmp_path):
+    checkpoint.save(tmp_path / "model.safetensors")
+    audit(msgspec.structs.replace(_view("server0", 14.0), attacks=(_attack("blind", 12.0),)))
+    out = tmp_path / "b"
+    command = ("export", "--defense", "none", "--checkpoint", tmp_path / "model.safetensors", "--out", out)
+    assert edgesdk(*command).returncode == 0
+    said = edgesdk("inspect", out / "edge").stdout
+    assert "12.00 dB" in said
+    assert "server0 was not attacked by inversion, likelihood, diffusion" in said

@@ -1,6 +1,6 @@
 import pytest
 
-from export.audit.plots import fsinfo_against_psnr, spearman
+from export.audit.plots import Point, fsinfo_against_psnr, spearman
 
 
 def test_spearman_is_of_ranks():
@@ -13,7 +13,7 @@ def test_spearman_is_of_ranks():
 
 
 def test_the_same_points_give_the_same_picture():
-    points = [("a", 0.1, 14.0), ("b", 0.5, 20.0)]
+    points = [Point("a", 0.1, 14.0, assumed=False), Point("b", 0.5, 20.0, assumed=True)]
     first = fsinfo_against_psnr(points)
     assert first == fsinfo_against_psnr(points)
     assert first.startswith("<svg")
