@@ -90,6 +90,7 @@ def _conditions(at: Conditions) -> str:
     clocks = (("GPU", at.gpu_mhz), ("CPU", at.cpu_mhz))
     told = [f"power mode {at.power_mode}"] if at.power_mode else []
     told += [f"{name} {mhz[0]} MHz ({mhz[1]} to {mhz[2]})" for name, mhz in clocks if mhz]
+    told += [f"memory at most {at.memory_cap_mhz} MHz"] if at.memory_cap_mhz else []
     told += [f"hottest {max(at.temperatures_c.values()):.1f} C"] if at.temperatures_c else []
     return ", ".join(told)
 

@@ -24,6 +24,7 @@ class Conditions(msgspec.Struct, frozen=True):
         cpu_mhz: the first CPU's clock: now, lowest and highest allowed.
         temperatures_c: by thermal zone.
         alarms: rails whose current is over its limit, so that the module lowers its clocks.
+        memory_cap_mhz: what a Jetson's power mode allows the memory's clock; None where it sets no limit either.
     """
 
     power_mode: str | None
@@ -31,6 +32,7 @@ class Conditions(msgspec.Struct, frozen=True):
     cpu_mhz: tuple[int, int, int] | None
     temperatures_c: dict[str, float]
     alarms: list[str]
+    memory_cap_mhz: int | None = None
 
     @classmethod
     def now(cls, root: Path = Path("/")) -> Conditions:
@@ -47,6 +49,7 @@ class Conditions(msgspec.Struct, frozen=True):
             cpu_mhz=_cpu_mhz(sysfs),
             temperatures_c=_temperatures(sysfs),
             alarms=_alarms(sysfs),
+            memory_cap_mhz=_memory_cap_mhz(sysfs),
         )
 
 
@@ -121,6 +124,12 @@ def _cpu_mhz(sysfs: Path) -> tuple[int, int, int] | None:
     found = [read_number(folder / f"scaling_{name}_freq") for name in ("cur", "min", "max")]
     now, lowest, highest = (None if each is None else each // 1000 for each in found)  # files are in kHz
     return None if now is None or lowest is None or highest is None else (now, lowest, highest)
+
+
+def _memory_cap_mhz(sysfs: Path) -> int | None:
+    """What nvpmodel wrote, in Hz; 0 is no limit."""
+    hertz = read_number(sysfs / "kernel" / "nvpmodel_emc_cap" / "emc_iso_cap")
+    return hertz // 1_000_000 if hertz else None
 
 
 def _temperatures(sysfs: Path) -> dict[str, float]:

@@ -21,7 +21,12 @@ def test_a_jetsons_conditions_are_read_from_its_files(tmp_path):
     for n, label in ((1, "VDD_IN"), (2, "VDD_CPU_GPU_CV")):
         _write(monitor / f"in{n}_label", label)
         _write(monitor / f"curr{n}_max_alarm", int(n == 1))
+    cap = tmp_path / "sys/kernel/nvpmodel_emc_cap/emc_iso_cap"
+    _write(cap, 2_133_000_000)
     conditions = Conditions.now(tmp_path)
+    assert conditions.memory_cap_mhz == 2133
+    _write(cap, 0)
+    assert Conditions.now(tmp_path).memory_cap_mhz is None
     assert conditions.gpu_mhz == (1020, 1020, 1020)
     assert conditions.cpu_mhz == (1728, 729, 1728)
     assert conditions.temperatures_c == {"cpu-thermal": 48.906}
