@@ -7,12 +7,13 @@ Sources: the protocol's REST text; its binary tensor data and statistics extensi
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -21,7 +22,7 @@ import edge_sdk
 from edge_sdk import oip
 from edge_sdk.errors import EdgeSDKError, ForbiddenError
 
-from .answer import refusal
+from .answer import CLIENT_LEFT, refusal
 from .configuration import configuration
 from .infer import InferHandler
 from .metrics import CONTENT_TYPE, exposition
@@ -39,6 +40,7 @@ DEFAULT_MAX_BODY = 64 * 2**20
 MAX_SETTINGS = 64 * 2**10
 """Bytes of a body that holds no tensors."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _log = logging.getLogger("edgesdk.requests")
 
@@ -66,6 +68,9 @@ class Application:
             if model := self._paths.get(path):
                 await self.infer(model, path, scope, receive, send)
                 return
+        if scope["type"] == "http" and _CONTROL.search(scope["path"]):  # Starlette's patterns end before a last newline
+            await _not_found()(scope, receive, send)
+            return
         await self._rest(scope, receive, send)
 
     def _find_paths(self) -> None:
@@ -171,7 +176,8 @@ class Application:
         return json_answer(configuration(self._model(request)))
 
     async def _no_such_model(self, request: Request) -> Response:
-        raise AssertionError(f"served by the short way: {self._model(request).name}")
+        self._model(request)
+        return _not_found()  # one that is here has gone the short way
 
     def _model(self, request: Request) -> Model:
         return self._repository.find(request.path_params["name"], request.path_params.get("version", ""))
@@ -182,6 +188,10 @@ def _refuse_other_sites(request: Request) -> None:
     headers = request.headers  # to an address without TLS a browser sends Origin alone; our page asks for nothing here
     if "origin" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise ForbiddenError("a page of another site asked for this")
+
+
+def _not_found() -> Response:
+    return Response(error_body("no such path here"), 404, media_type="application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -196,8 +206,18 @@ async def _our_error(request: Request, error: Exception) -> Response:
     return Response(error_body(refused.message), refused.status, media_type="application/json")
 
 
+async def _client_left(request: Request, error: Exception) -> Response:
+    _log.info("refused", extra={"status": CLIENT_LEFT.status, "path": request.url.path[:200]})
+    return Response(status_code=CLIENT_LEFT.status)  # which nobody reads
+
+
 async def _our_fault(request: Request, error: Exception) -> Response:
     return Response(error_body("internal error; the server's log says more"), 500, media_type="application/json")
 
 
-_ERRORS: dict[Any, Any] = {HTTPException: _http_error, EdgeSDKError: _our_error, Exception: _our_fault}
+_ERRORS: dict[Any, Any] = {
+    HTTPException: _http_error,
+    ClientDisconnect: _client_left,
+    EdgeSDKError: _our_error,
+    Exception: _our_fault,
+}

@@ -280,6 +280,10 @@ def test_features_that_are_not_finite_get_400(server, value):
         ("POST", "/v2/health/live", 405),
         ("DELETE", "/v2/models/tail", 405),
         ("GET", "/v2/models/%00%ff", 404),
+        ("POST", "/v2/models/tail/infer%0A", 404),
+        ("POST", "/v2/models/tail/versions/1/infer%0a", 404),
+        ("GET", "/v2/models/tail/ready%0A", 404),
+        ("GET", "/v2/health/live%0A", 404),
         ("GET", "/v2/models/" + "a" * 3000, 404),
     ],
 )
@@ -371,6 +375,18 @@ def test_a_body_cut_off_does_not_hurt_the_server(server):
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(b"POST /v2/models/tail/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
     assert requests.get(f"{server}/v2/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["index", "models/tail/load"])
+def test_a_client_that_leaves_amid_what_it_asks_for_is_no_fault_of_the_servers(bundle, path):
+    with serving(bundle / "server0") as (url, process):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(f"POST /v2/repository/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
+            time.sleep(0.2)
+        assert requests.get(f"{url}/v2/health/live").status_code == 200
+        process.terminate()
+        assert process.stderr.read() == ""
 
 
 def test_many_clients_get_their_own_answers(server, expected):
