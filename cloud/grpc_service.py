@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import edge_sdk
 from edge_sdk import oip
-from edge_sdk.errors import DeviceError, EdgeSDKError
+from edge_sdk.errors import DeviceError, EdgeSDKError, UnknownModelError
 
 from .answer import CLIENT_LEFT, Clients, Failure, begin, complete, failure, refusal
 from .configuration import configuration
@@ -174,7 +174,10 @@ class GrpcServer:
         )
 
     async def _model_ready(self, request: Any, context: Context) -> Message:
-        self._repository.find(request.name, request.version)
+        try:
+            self._repository.find(request.name, request.version)
+        except UnknownModelError:
+            return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=True)
 
     async def _model_metadata(self, request: Any, context: Context) -> Message:

@@ -54,6 +54,8 @@ def test_health_and_metadata(client):
     assert client.is_server_ready()
     assert client.is_model_ready("tail")
     assert client.is_model_ready("tail", "1")
+    assert not client.is_model_ready("tail", "2")
+    assert not client.is_model_ready("other")  # as Triton answers
     assert client.get_server_metadata().name == "edgesdk"
     model = client.get_model_metadata("tail")
     assert (model.name, list(model.versions), model.platform) == ("tail", ["1"], "onnx_onnxv1")
@@ -99,8 +101,9 @@ def test_models_are_loaded_and_unloaded(bundle, tmp_path):
         (entry,) = client.get_model_repository_index().models
         assert (entry.name, entry.version, entry.state, entry.reason) == ("tail", "3", "READY", "")
         client.unload_model("tail")
+        assert not client.is_model_ready("tail")
         with pytest.raises(triton.InferenceServerException, match="no model 'tail' here; it serves none"):
-            client.is_model_ready("tail")
+            client.get_model_metadata("tail")
         assert [each.reason for each in client.get_model_repository_index().models] == ["unloaded"]
         client.load_model("tail")
         assert client.is_model_ready("tail", "3")
