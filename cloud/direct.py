@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from .guard import Guard
+from .guard import REFUSED, Guard
 from .infer import Call, InferHandler, Reply
 from .protocol import GuardedProtocol
 
@@ -88,8 +88,9 @@ class DirectProtocol(GuardedProtocol):
                 return None
         if not length.isdigit() or len(length) > 20 or int(length) > self._infer.max_body_bytes:
             return None
-        if self._guard is not None and self._guard.enter(self.headers, self.client) is not None:
-            return None  # the application is guarded as well, and says why
+        if self._guard is not None and (refused := self._guard.enter(self.headers, self.client)) is not None:
+            cast(Any, self.scope)[REFUSED] = refused  # the application is guarded as well, and says why
+            return None
         call = Call(model, self.url, self.headers, self.client, time.perf_counter_ns())
         return _Exchange(call, keep_alive=parser.should_keep_alive())
 

@@ -142,7 +142,7 @@ class GrpcServer:
         guard = self._guard if guarded else None
 
         async def answered(request: Any, context: Context) -> Message:
-            refused = None if guard is None else guard.enter_known(_address(context.peer()))
+            refused = None if guard is None else guard.enter(_headers(context), _client(context))
             if refused is not None:
                 code = _REFUSALS[refused.status]
                 _log.info("refused", extra={"status": code.name, "client": context.peer()})
@@ -251,9 +251,15 @@ def _serialized(message: Message) -> bytes:
     return content
 
 
-def _address(peer: str) -> str:
-    """Of a client, as HTTP has it: gRPC writes ``ipv4:1.2.3.4:5`` and ``ipv6:%5B::1%5D:5``."""
-    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+def _headers(context: Context) -> list[tuple[bytes, bytes]]:
+    """As HTTP has them; those whose values are binary are none of ours."""
+    return [(name.encode(), value.encode()) for name, value in context.invocation_metadata() if isinstance(value, str)]
+
+
+def _client(context: Context) -> tuple[str, int]:
+    """Address and port: gRPC writes ``ipv4:1.2.3.4:5`` and ``ipv6:%5B::1%5D:5``."""
+    address, _, port = unquote(context.peer()).partition(":")[2].rpartition(":")
+    return address.strip("[]"), int(port) if port.isdigit() else 0
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]

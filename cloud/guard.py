@@ -7,6 +7,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,13 +16,16 @@ from .replies import NEEDS_TOKEN, error_body
 from .status_page import STATUS_PATHS
 from .tokens import TokenFile
 
-__all__ = ["Guard", "Limits", "RateLimit", "Refusal"]
+__all__ = ["REFUSED", "Guard", "Limits", "RateLimit", "Refusal"]
 
 OPEN_PATHS = frozenset(("/v2/health/live", "/v2/health/ready", *STATUS_PATHS))
 """For an orchestrator's probes and a browser's first look, which have no token; they say nothing of the models."""
 
 MOST_CLIENTS = 10_000
 """Whose rates are remembered."""
+
+REFUSED = "edgesdk.refused"
+"""In an ASGI scope: the refusal of a request that was judged already."""
 
 
 _log = logging.getLogger("edgesdk.requests")
@@ -31,7 +35,7 @@ class Limits(NamedTuple):
     """What is too much.
 
     Attributes:
-        max_rate: requests a second from one address, on average; None sets no limit.
+        max_rate: requests a second from one address, or one /64 network of IPv6, on average; None sets no limit.
         max_concurrency: requests that are under way at once; None sets no limit.
     """
 
@@ -48,12 +52,12 @@ class Refusal(NamedTuple):
 
 
 class Guard:
-    """Answers 401 without a right token, 429 to too many requests of one address, 503 beyond the concurrency.
+    """Answers 429 to too many requests of one address, 401 without a right token, 503 beyond the concurrency.
 
     Args:
         app: what is guarded.
         tokens: None asks for none.
-        limits: of all requests but the health checks and those without a right token.
+        limits: of all requests but the health checks.
     """
 
     def __init__(self, app: ASGIApp, tokens: TokenFile | None, limits: Limits) -> None:
@@ -66,7 +70,7 @@ class Guard:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        refused = self.enter(scope["headers"], scope["client"])
+        refused = scope.get(REFUSED) or self.enter(scope["headers"], scope["client"])
         if refused is not None:
             await _refuse(scope, send, refused)
             return
@@ -77,26 +81,43 @@ class Guard:
 
     def enter(self, headers: Iterable[tuple[bytes, bytes]], client: tuple[str, int] | None) -> Refusal | None:
         """Let a request in, or say why not. Who is let in must ``leave``."""
-        if self._tokens is not None and not self._tokens.allows(_authorization(headers)):
-            return Refusal(401, NEEDS_TOKEN, (b"www-authenticate", b'Bearer realm="edgesdk"'))
-        return self.enter_known(client[0] if client else "")
-
-    def enter_known(self, address: str) -> Refusal | None:
-        """The same for a client whose token was seen, or that needs none."""
+        refused = self._known(headers, client)
+        if refused is not None:
+            return refused
         most = self._limits.max_concurrency
-        if most is not None and self._under_way >= most:  # before the rate, which a request that is refused spends
+        if most is not None and self._under_way >= most:
+            self._give_back(client)
             return Refusal(503, f"{most} requests are under way already", (b"retry-after", b"1"))
-        if self._rate is not None:
-            wait = self._rate.wait_seconds(address)
-            if wait > 0:
-                message = f"more than {self._limits.max_rate:g} requests a second"
-                return Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait)))
         self._under_way += 1
         return None
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]], client: tuple[str, int] | None) -> Refusal | None:
+        """The same for a health check that needs a token: where that is right, no limit counts it."""
+        if self._tokens is None:
+            return None
+        refused = self._known(headers, client)
+        if refused is None:
+            self._give_back(client)
+        return refused
 
     def leave(self) -> None:
         """A request that was let in has ended."""
         self._under_way -= 1
+
+    def _known(self, headers: Iterable[tuple[bytes, bytes]], client: tuple[str, int] | None) -> Refusal | None:
+        """Whether its address may ask and its token is right: in this order, or guesses would have no rate."""
+        if self._rate is not None:
+            wait = self._rate.wait_seconds(_network(client))
+            if wait > 0:
+                message = f"more than {self._limits.max_rate:g} requests a second"
+                return Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait)))
+        if self._tokens is not None and not self._tokens.allows(_authorization(headers)):
+            return Refusal(401, NEEDS_TOKEN, (b"www-authenticate", b'Bearer realm="edgesdk"'))
+        return None
+
+    def _give_back(self, client: tuple[str, int] | None) -> None:
+        if self._rate is not None:
+            self._rate.give_back(_network(client))
 
 
 class RateLimit:
@@ -120,6 +141,24 @@ class RateLimit:
         if len(self._buckets) > MOST_CLIENTS:
             self._buckets.popitem(last=False)  # unseen for the longest
         return wait
+
+    def give_back(self, client: str) -> None:
+        """What the client was counted for last did not take place."""
+        level, seen = self._buckets[client]
+        self._buckets[client] = (level + 1, seen)
+
+
+def _network(client: tuple[str, int] | None) -> str:
+    """What counts as one client: an address of IPv4, or of IPv6 the first 64 bits, all of which one subscriber has."""
+    address = client[0] if client else ""
+    if ":" not in address:
+        return address
+    try:
+        found = IPv6Address(address.partition("%")[0])
+    except AddressValueError:
+        return address
+    mapped = found.ipv4_mapped
+    return str(mapped) if mapped else found.packed[:8].hex()
 
 
 def _authorization(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

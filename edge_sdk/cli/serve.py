@@ -46,7 +46,7 @@ def serve(
     max_body_mib: int = typer.Option(64, min=1, help="Longer request bodies are refused (413)."),
     max_concurrency: int | None = typer.Option(None, min=1, help="Requests under way at once in a process; more: 503."),
     max_rate: float | None = typer.Option(
-        None, min=0.01, help="Requests a second to a process from one address (429)."
+        None, min=0.01, help="Requests and wrong tokens a second to a process from one address (429)."
     ),
     token_file: Path | None = typer.Option(None, help="Bearer tokens to accept, one a line; read anew on change."),
     tls_cert: Path | None = typer.Option(None, help="PEM certificate: serve https."),

@@ -1,6 +1,7 @@
 """Which calls are answered without ASGI, and that those behave on their connection as HTTP/1.1 says."""
 
 import http.client
+import socket
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from cloud.models import Model
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 
-from ..conftest import uvicorn_here
+from ..conftest import serving, uvicorn_here
 
 FEATURES = np.random.default_rng(0).random((1, 12, 8, 8), np.float32)
 PATH = "/v2/models/tail/infer"
@@ -204,6 +205,16 @@ def test_whom_the_guard_refuses_is_told_by_the_application(model):
         assert _id(_answers(raw, 1)[0]) == "a"
         raw.sendall(_call("b"))
         assert _answers(raw, 1)[0][2] == b"ASGI"
+
+
+def test_a_call_is_counted_once(bundle, tmp_path):
+    """Refused on the connection, then told so by the application."""
+    (tmp_path / "token").write_text("secret\n")
+    with serving(bundle / "server0", "--token-file", str(tmp_path / "token"), "--max-rate", "2") as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 5) as raw:
+            raw.sendall(_call() * 3)
+            assert [status for status, _, _ in _answers(raw, 3)] == [401, 401, 429]
 
 
 def test_a_server_that_stops_answers_what_it_has_begun(model):

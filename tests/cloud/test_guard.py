@@ -119,6 +119,55 @@ def test_one_address_cannot_ask_faster_than_the_rate(monkeypatch):
     assert [_status(guard) for _ in range(3)] == [200, 200, 429]  # no more than a second's worth is saved up
 
 
+def test_guesses_of_tokens_are_counted_like_requests(tokens, monkeypatch):
+    """Beyond the rate not even the right one is told from the others; another address does not notice."""
+    clock = [1000.0]
+    monkeypatch.setattr(cloud.guard.time, "monotonic", lambda: clock[0])
+    guard = Guard(_application, TokenFile(tokens), Limits(max_rate=3))
+    guesses = [_bearer(b"guess1"), _bearer(b"guess2"), _bearer(b"guess3"), _bearer(b"abc123")]
+    assert [_status(guard, guess) for guess in guesses] == [401, 401, 401, 429]
+    assert _status(guard, _bearer(b"abc123"), client=("10.0.0.2", 5)) == 200
+    clock[0] += 1  # no more is owed than a second's worth, however many were refused
+    assert [_status(guard, _bearer(b"abc123")) for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_what_finds_no_place_is_not_counted(tokens, monkeypatch):
+    monkeypatch.setattr(cloud.guard.time, "monotonic", lambda: 1000.0)
+    guard = Guard(_application, TokenFile(tokens), Limits(max_rate=2, max_concurrency=1))
+    right, wrong, client = [_bearer(b"abc123")], [_bearer(b"no")], ("10.0.0.1", 5)
+    assert guard.enter(right, client) is None
+    assert [guard.enter(right, client).status for _ in range(5)] == [503] * 5
+    guard.leave()
+    assert guard.enter(right, client) is None
+    assert guard.enter(wrong, client).status == 429
+
+
+def test_health_checks_with_a_token_cost_nothing_but_their_guesses_do(tokens, monkeypatch):
+    monkeypatch.setattr(cloud.guard.time, "monotonic", lambda: 1000.0)
+    guard = Guard(_application, TokenFile(tokens), Limits(max_rate=2))
+    right, wrong, client = [_bearer(b"abc123")], [_bearer(b"no")], ("10.0.0.1", 5)
+    assert [guard.check(right, client) for _ in range(5)] == [None] * 5
+    assert [guard.check(wrong, client).status for _ in range(3)] == [401, 401, 429]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", True),  # one subscriber's network
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),  # IPv4, as a socket of both families shows it
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("", "", True),
+    ],
+)
+def test_an_address_of_ipv6_counts_by_its_network(first, second, same):
+    guard = Guard(_application, None, Limits(max_rate=1))
+    assert _status(guard, client=(first, 5)) == 200
+    assert _status(guard, client=(second, 5)) == (429 if same else 200)
+
+
 def test_a_rate_below_one_a_second():
     limit = RateLimit(0.1)
     assert limit.wait_seconds("a") == 0
