@@ -16,7 +16,7 @@ from .replies import NEEDS_TOKEN, error_body
 from .status_page import STATUS_PATHS
 from .tokens import TokenFile
 
-__all__ = ["REFUSED", "Guard", "Limits", "RateLimit", "Refusal"]
+__all__ = ["REFUSED", "Guard", "Limits", "RateLimit", "Refusal", "network_of"]
 
 OPEN_PATHS = frozenset(("/v2/health/live", "/v2/health/ready", *STATUS_PATHS))
 """For an orchestrator's probes and a browser's first look, which have no token; they say nothing of the models."""
@@ -107,7 +107,7 @@ class Guard:
     def _known(self, headers: Iterable[tuple[bytes, bytes]], client: tuple[str, int] | None) -> Refusal | None:
         """Whether its address may ask and its token is right: in this order, or guesses would have no rate."""
         if self._rate is not None:
-            wait = self._rate.wait_seconds(_network(client))
+            wait = self._rate.wait_seconds(network_of(client))
             if wait > 0:
                 message = f"more than {self._limits.max_rate:g} requests a second"
                 return Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait)))
@@ -117,7 +117,7 @@ class Guard:
 
     def _give_back(self, client: tuple[str, int] | None) -> None:
         if self._rate is not None:
-            self._rate.give_back(_network(client))
+            self._rate.give_back(network_of(client))
 
 
 class RateLimit:
@@ -148,7 +148,7 @@ class RateLimit:
         self._buckets[client] = (level + 1, seen)
 
 
-def _network(client: tuple[str, int] | None) -> str:
+def network_of(client: tuple[str, int] | None) -> str:
     """What counts as one client: an address of IPv4, or of IPv6 the first 64 bits, all of which one subscriber has."""
     address = client[0] if client else ""
     if ":" not in address:

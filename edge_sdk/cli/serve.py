@@ -171,7 +171,6 @@ def serve(
                 grpc_port,
                 max_body_bytes=settings.max_body_bytes,
                 tls=tls,
-                tokens=service.tokens,
                 guard=service.direct.guard,
                 clients=service.direct.infer.clients,
             )

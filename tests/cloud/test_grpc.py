@@ -234,11 +234,12 @@ def test_who_watches_the_health_does_not_hold_a_server_that_stops(bundle):
 def test_a_client_that_gives_up_is_counted(bundle):
     big = np.random.default_rng(0).random((2048, 12, 8, 8), np.float32)
     with _serving(bundle) as (url, address, _), triton.InferenceServerClient(address) as client:
-        with pytest.raises(triton.InferenceServerException):
-            client.infer("tail", [_input(big)], client_timeout=0.1)
-        deadline = time.monotonic() + 10
+        assert client.is_server_live()  # connected, so that the time is the request's
+        deadline = time.monotonic() + 20
         while 'reason="CANCELED"' not in requests.get(f"{url}/metrics", timeout=5).text:
             assert time.monotonic() < deadline
+            with pytest.raises(triton.InferenceServerException):  # before or after all of it has arrived
+                client.infer("tail", [_input(big)], client_timeout=0.1)
             time.sleep(0.05)
 
 
