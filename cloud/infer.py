@@ -45,6 +45,7 @@ class Call(msgspec.Struct):
         client: host and port, where they are known.
         began: when the body was there, or before that, the headers; by ``time.perf_counter_ns``.
         running: what the model does of it, once it does.
+        left: its client has.
     """
 
     model: Model
@@ -53,9 +54,11 @@ class Call(msgspec.Struct):
     client: tuple[str, int] | None
     began: int
     running: asyncio.Future[Ran] | None = None
+    left: bool = False
 
     def cancel(self) -> None:
         """Its client has left: it need not be run."""
+        self.left = True
         if self.running is not None:
             self.running.cancel()
 
@@ -103,12 +106,13 @@ class InferHandler:
     def _answer_unpacked(
         self, call: Call, headers: dict[bytes, bytes], whole: asyncio.Future[bytes], done: Callable[[Reply], None]
     ) -> None:
-        try:
-            body = whole.result()
-        except Exception as error:
-            done(self._failed(call, error))
+        problem = whole.exception()
+        if call.left:
+            self._forget(call, done)
+        elif isinstance(problem, Exception):
+            done(self._failed(call, problem))
         else:
-            self._answer(call, headers, body, done)
+            self._answer(call, headers, whole.result(), done)
 
     def _answer(self, call: Call, headers: dict[bytes, bytes], body: bytes, done: Callable[[Reply], None]) -> None:
         call.model = self.find(call.path) or call.model  # a newer version may have come while the body did
@@ -161,8 +165,7 @@ class InferHandler:
     ) -> None:
         model = call.model
         if running.cancelled():
-            self.gone(call)
-            done(Reply(CLIENT_LEFT.status, [], b""))  # which nobody reads
+            self._forget(call, done)
             return
         try:
             ran = running.result()
@@ -176,6 +179,10 @@ class InferHandler:
         except Exception as error:
             reply = self._failed(call, error, request.id)
         done(reply)
+
+    def _forget(self, call: Call, done: Callable[[Reply], None]) -> None:
+        self.gone(call)
+        done(Reply(CLIENT_LEFT.status, [], b""))  # which nobody reads
 
     def _failed(self, call: Call, error: Exception, request_id: str = "") -> Reply:
         model = call.model

@@ -1,5 +1,6 @@
 """Which calls are answered without ASGI, and that those behave on their connection as HTTP/1.1 says."""
 
+import gzip
 import http.client
 import socket
 import time
@@ -38,9 +39,9 @@ def model(bundle):
 
 
 @contextmanager
-def _serving(model, limits=None):
+def _serving(model, limits=None, max_body_bytes=LIMIT):
     """Connections to a server in a thread, whose application does nothing."""
-    infer = InferHandler(LIMIT, {PATH.encode(): model}.get)
+    infer = InferHandler(max_body_bytes, {PATH.encode(): model}.get)
     direct = Direct(infer, Guard(_application, None, limits) if limits else None)
     with uvicorn_here(_application, partial(DirectProtocol, direct=direct)) as served:
         yield served
@@ -197,6 +198,31 @@ def test_what_a_client_that_left_has_queued_is_not_run(model):
         assert _id(_answers(stays, 1)[0]) == "last"
     assert model.statistics.failures["CANCELED"].count + model.statistics.success.count == 10
     assert model.statistics.failures["CANCELED"].count >= 6
+
+
+def test_a_client_that_leaves_while_its_call_is_unpacked_is_not_run_for(bundle):
+    """A few bytes that unpack to 12 MB: it has left before they have."""
+    rows = 4000
+    headers, chunks = oip.encode_request({"features": np.zeros((rows, 12, 8, 8), np.float32)})
+    packed = gzip.compress(b"".join(chunks), 1)
+    head = [f"POST {PATH} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers.items())]
+    head += ["Content-Encoding: gzip", f"Content-Length: {len(packed)}"]
+    call = "\r\n".join(head).encode() + b"\r\n\r\n" + packed
+    model = Model("tail", OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes(), 1), {})
+    try:
+        with _serving(model, Limits(max_concurrency=1), max_body_bytes=64 * LIMIT) as (connect, _):
+            with connect() as raw:
+                raw.sendall(call)
+            deadline = time.monotonic() + 20
+            while not (model.statistics.failures or model.statistics.success.count) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert model.statistics.failures["CANCELED"].count == 1
+            assert model.statistics.execution_count == 0
+            with connect() as raw:  # and its place is free
+                raw.sendall(_call("a"))
+                assert _id(_answers(raw, 1)[0]) == "a"
+    finally:
+        model.close()
 
 
 def test_whom_the_guard_refuses_is_told_by_the_application(model):
