@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_sdk.errors import ExpiredError, OverloadError
+from edge_sdk.errors import BackendError, ExpiredError, OverloadError
 from edge_sdk.tensors import Array
 
 from .tally import Tally
@@ -106,7 +106,7 @@ class Batcher:
         self._rows = 0
         self._running = 0
         self._whole = False  # the batch that runs has all cores
-        self._alone = False
+        self._alone = self._closed = False
         self._timer: asyncio.Handle | None = None
         self._in_window = False  # the timer waits for more rows
         self._seconds_per_row = seconds_per_row
@@ -194,7 +194,8 @@ class Batcher:
         return waiting.future
 
     def close(self) -> None:
-        """Wait for the batches that run, then end the threads; what waits is not run."""
+        """Wait for the batches that run, then end the threads; what waits, or is left of a long request, is not run."""
+        self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -269,7 +270,12 @@ class Batcher:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             loop, batch, run = job
-            loop.call_soon_threadsafe(self._finish, loop, batch, *self._timed(batch, run))
+            done = (batch, *self._timed(batch, run))
+            try:
+                loop.call_soon_threadsafe(self._finish, loop, *done)
+            except RuntimeError:
+                if not loop.is_closed():  # by a server that did not wait for this batch
+                    raise
 
     def _timed(self, batch: Sequence[_Waiting], run: Run) -> tuple[Outputs | Exception, int, int]:
         began = time.perf_counter_ns()
@@ -280,8 +286,11 @@ class Batcher:
             if batch[0].rows <= most:
                 found: Outputs | Exception = run(feeds)
             else:  # alone; whole, it would take as much memory as its client likes
-                starts = range(0, batch[0].rows, most)
-                runs = [run({name: array[i : i + most] for name, array in feeds.items()}) for i in starts]
+                runs = []
+                for i in range(0, batch[0].rows, most):
+                    if self._closed:
+                        raise BackendError("the model was closed")
+                    runs.append(run({name: array[i : i + most] for name, array in feeds.items()}))
                 found = {name: np.concatenate([each[name] for each in runs]) for name in runs[0]}
         except Exception as error:  # to be raised where the requests came from
             found = error

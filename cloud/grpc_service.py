@@ -58,6 +58,7 @@ class GrpcServer:
         tls: None serves in the clear.
         guard: decides which calls are let in, before their messages are received; None lets in all.
         clients: that have asked of late, over other protocols too.
+        drain_seconds: in which calls are finished when it stops.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class GrpcServer:
         tls: TLS | None = None,
         guard: Guard | None = None,
         clients: Clients | None = None,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self._repository, self._tls = repository, tls
         self._host, self.port = host, port
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._drain_seconds = max_body_bytes, drain_seconds
         self._guard, self._clients, self._observer = guard, clients or Clients(), Observer()
         self._server: grpc.aio.Server | None = None
+        self._under_way = 0
         self._health = Health(("", SERVICE))
 
     async def start(self) -> None:
@@ -118,12 +121,18 @@ class GrpcServer:
         await server.start()
         self._server = server
 
-    async def stop(self) -> None:
-        """Refuse new calls, and finish those under way, 30 s at most."""
-        if self._server is not None:
-            self._health.stop()
-            await asyncio.sleep(NOTICE_SECONDS)
-            await self._server.stop(DRAIN_SECONDS)
+    async def stop(self) -> int:
+        """Refuse new calls and finish those whose request has arrived; the number of those that were not."""
+        if self._server is None:
+            return 0
+        self._health.stop()
+        await asyncio.sleep(NOTICE_SECONDS)
+        stopping = asyncio.create_task(self._server.stop(self._drain_seconds + 1))  # a second that is not waited for
+        await asyncio.wait({stopping}, timeout=self._drain_seconds)
+        lost = self._under_way
+        await self._server.stop(None)
+        await stopping
+        return lost
 
     def _answering(self, name: str, method: Method, kind: Any) -> Method:
         """The method for those that are let in, its errors as gRPC's."""
@@ -140,6 +149,7 @@ class GrpcServer:
             request = None
             try:
                 request = await received(kind, context)
+                self._under_way += 1
                 return await method(request, context)
             except CallFailed as error:
                 failed = error.failure
@@ -148,6 +158,7 @@ class GrpcServer:
                 failed = failure(error, getattr(request, "model_name", "") or getattr(request, "name", ""))
                 told = False
             finally:
+                self._under_way -= request is not None
                 if guard is not None and counted:
                     guard.leave()
             if not told:  # by the observer of inference

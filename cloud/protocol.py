@@ -27,6 +27,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._header_bytes = self._bytes_without_body = 0
         self._moved = False
+        self._num_arrived = self._num_answered = 0
         self._stuck_since: float | None = None
         self._since: float | None = self.loop.time()
         self._look: asyncio.Handle = self.loop.call_later(LOOK_SECONDS, self._check_time)
@@ -79,6 +80,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _message_ended(self) -> None:
         self._since, self._moved = None, True
+        self._num_arrived += 1
+
+    def on_response_complete(self) -> None:
+        self._num_answered += 1
+        super().on_response_complete()
+
+    @property
+    def num_owed(self) -> int:
+        """Requests that have arrived whole and are not answered yet."""
+        if self.transport.is_closing():
+            return 0
+        return max(self._num_arrived - self._num_answered, 0)  # an answer may come before its request has arrived
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's own, in the protocol's shape."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from edge_sdk.errors import DeviceError, needs_extra
 
-from .server import DRAIN_SECONDS, free_port
+from .server import free_port
 from .service import Service, Settings
 from .tls import TLS
 
@@ -100,7 +100,7 @@ def run(
             name=APPLICATION,
             max_ongoing_requests=2 * replicas.max_waiting,
             max_queued_requests=2 * replicas.max_waiting,
-            graceful_shutdown_timeout_s=DRAIN_SECONDS,
+            graceful_shutdown_timeout_s=settings.drain_seconds,
             ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
             **_count(replicas),
         )

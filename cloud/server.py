@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import ssl
@@ -13,16 +14,20 @@ from typing import Any, Protocol, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from edge_sdk.errors import DeviceError, reason
 
 from .direct import Direct, DirectProtocol
-from .protocol import RECEIVE_SECONDS
+from .protocol import RECEIVE_SECONDS, GuardedProtocol
 from .tls import TLS
 
 __all__ = ["DRAIN_SECONDS", "bind", "free_port", "run"]
 
-DRAIN_SECONDS = 30
+DRAIN_SECONDS = 30.0
+"""In which a server that stops finishes what it accepted, unless it is told otherwise."""
+
+_log = logging.getLogger("edgesdk.cloud")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -55,8 +60,8 @@ class Beside(Protocol):
     async def start(self) -> None:
         """Listen."""
 
-    async def stop(self) -> None:
-        """Finish what was accepted."""
+    async def stop(self) -> int:
+        """Finish what was accepted; the number of requests that could not be finished in time."""
 
 
 def run(
@@ -67,8 +72,9 @@ def run(
     on_ready: Callable[[], None],
     tls: TLS | None = None,
     beside: Beside | None = None,
-) -> None:
-    """Serve until a signal; then refuse new connections and finish the accepted requests (at most 30 s).
+    drain_seconds: float = DRAIN_SECONDS,
+) -> int:
+    """Serve until a signal; then refuse new connections, and finish the requests that have arrived.
 
     Args:
         app: over HTTP.
@@ -77,9 +83,13 @@ def run(
         on_ready: called once everything listens.
         tls: None serves in the clear.
         beside: started and stopped with it.
+        drain_seconds: in which they are finished; a second SIGINT cuts it short.
 
     Raises:
         DeviceError: the server beside cannot listen.
+
+    Returns:
+        How many of them were not, of the server's beside too; the log says so.
     """
     config = uvicorn.Config(
         app,
@@ -96,16 +106,27 @@ def run(
         server_header=False,
         proxy_headers=False,  # what a client says of its address is no ground for a limit
         timeout_keep_alive=int(RECEIVE_SECONDS),
-        timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = _Server(config, on_ready, beside)
+    server = _Server(config, on_ready, beside, drain_seconds)
     server.run(sockets=[listener])
+    if server.lost:
+        _log.error("accepted requests were lost", extra={"lost": server.lost, "drain_s": drain_seconds})
+    return server.lost
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], beside: Beside | None) -> None:
+    """uvicorn's server, which says what it did not finish.
+
+    Attributes:
+        lost: requests, once it has ended.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], None], beside: Beside | None, drain_seconds: float
+    ) -> None:
         super().__init__(config)
-        self._on_ready, self._beside = on_ready, beside
+        self._on_ready, self._beside, self._drain_seconds = on_ready, beside, drain_seconds
+        self.lost = 0
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -121,7 +142,22 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        stopping = [super().shutdown(sockets)]
+        timer = asyncio.get_running_loop().call_later(self._drain_seconds, self._give_up)
+        await asyncio.gather(super().shutdown(sockets), self._stop_beside())
+        timer.cancel()
+        connections = [cast(GuardedProtocol, each) for each in self.server_state.connections]
+        self.lost += sum(each.num_owed for each in connections)
+        if (
+            self.force_exit
+        ):  # uvicorn calls the end of an application's task a fault of it: to its client, and to the log
+            for each in connections:
+                if isinstance(each.cycle, RequestResponseCycle):
+                    each.transport.abort()
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+    def _give_up(self) -> None:
+        self.force_exit = True  # uvicorn's word for not waiting any more
+
+    async def _stop_beside(self) -> None:
         if self._beside is not None:
-            stopping.append(self._beside.stop())
-        await asyncio.gather(*stopping)
+            self.lost += await self._beside.stop()

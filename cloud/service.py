@@ -19,9 +19,13 @@ from .memory import release_freed
 from .model_folder import ModelFolder, numbered
 from .models import Model
 from .repository import Repository, check_shares
+from .server import DRAIN_SECONDS
 from .tokens import TokenFile
 
-__all__ = ["Service", "Settings"]
+__all__ = ["SPAN_SERVICE", "Service", "Settings"]
+
+SPAN_SERVICE = "edgesdk-server"
+"""A server's name in its spans."""
 
 
 class Settings(NamedTuple):
@@ -38,6 +42,8 @@ class Settings(NamedTuple):
         max_body_bytes: longer bodies are refused.
         log_format: of the lines on standard error.
         log_requests: whether each request gets a line.
+        drain_seconds: in which a server that stops finishes what it accepted.
+        otlp_endpoint: of the collector that each process sends its spans to; None sends none.
     """
 
     folders: tuple[Path, ...] = ()
@@ -50,6 +56,8 @@ class Settings(NamedTuple):
     max_body_bytes: int = DEFAULT_MAX_BODY
     log_format: LogFormat = "text"
     log_requests: bool = False
+    drain_seconds: float = DRAIN_SECONDS
+    otlp_endpoint: str | None = None
 
     def bundles(self) -> list[tuple[PartyBundle, str]]:
         """What is served, verified, with versions.

@@ -55,11 +55,12 @@ class Siblings:
         """Write from now on."""
         self._task = asyncio.create_task(self._go_on())
 
-    async def stop(self) -> None:
-        """Write a last time: what was counted stays counted."""
+    async def stop(self) -> int:
+        """Write a last time: what was counted stays counted. No request is lost by it."""
         if self._task is not None:
             self._task.cancel()
         self._write()
+        return 0
 
     async def _go_on(self) -> None:
         while True:

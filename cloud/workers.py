@@ -18,9 +18,10 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from edge_sdk.errors import BackendError, EdgeSDKError
+from edge_sdk.tracing import exporting
 
-from .server import DRAIN_SECONDS, run
-from .service import Service, Settings
+from .server import run
+from .service import SPAN_SERVICE, Service, Settings
 from .siblings import Siblings
 from .tls import TLS
 
@@ -34,14 +35,17 @@ STEADY_SECONDS = 10.0
 
 LONGEST_PAUSE = 30.0
 
+END_SECONDS = 15.0
+"""For a worker to end in once it has drained: a batch may run, and the last spans are sent."""
+
 _log = logging.getLogger("edgesdk.cloud")
 _spawn = multiprocessing.get_context("spawn")  # a forked ONNX Runtime would have lost its threads
 
 
 def run_workers(
     settings: Settings, count: int, listener: socket.socket, *, on_ready: Callable[[], None], tls: TLS | None = None
-) -> None:
-    """Serve until a signal, which each worker drains as a server of one process does.
+) -> bool:
+    """Serve until a signal, on which each worker drains as a server of one process does.
 
     Args:
         settings: of each worker; its limits are each worker's own.
@@ -52,6 +56,9 @@ def run_workers(
 
     Raises:
         BackendError: a worker does not start.
+
+    Returns:
+        Whether all that was accepted was answered; the workers' logs say how much was not.
     """
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -67,8 +74,9 @@ def run_workers(
                     worker.start()
                 for worker in starting:
                     worker.wait_until_ready(stop)
-            if not stop:
-                on_ready()
+            if stop:
+                return True  # none has accepted anything
+            on_ready()
             while not stop:
                 living = [worker.process for worker in workers if worker.process and worker.process.is_alive()]
                 wait([process.sentinel for process in living], timeout=LOOK_SECONDS)
@@ -78,8 +86,8 @@ def run_workers(
             listener.close()
             for worker in workers:
                 worker.stop()
-            for worker in workers:
-                worker.end()
+            ended = [worker.end() for worker in workers]
+    return all(ended)
 
 
 class _Worker:
@@ -136,14 +144,16 @@ class _Worker:
         if self.process is not None:
             self.process.terminate()
 
-    def end(self) -> None:
-        """Wait for what it accepted; it has been told to stop."""
+    def end(self) -> bool:
+        """Wait for what it accepted, and whether it has answered that; it has been told to stop."""
         if self.process is None:
-            return
-        self.process.join(DRAIN_SECONDS + 5)
+            return True
+        self.process.join(self._given[0].drain_seconds + END_SECONDS)
         if self.process.is_alive():
+            _log.error("a worker does not end, and is killed", extra={"pid": self.process.pid})
             self.process.kill()
             self.process.join()
+        return self.process.exitcode in (0, -signal.SIGTERM)  # by the signal itself: before it served
 
 
 def _end_with_parent() -> None:
@@ -166,10 +176,20 @@ def _work(settings: Settings, listener: socket.socket, tls: TLS | None, folder: 
     """A worker's life."""
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
-        with closing(Service(settings)) as service:
+        with exporting(settings.otlp_endpoint, SPAN_SERVICE), closing(Service(settings)) as service:
             siblings = Siblings(folder, str(os.getpid()), service.repository.own_statistics, _lives)
             service.repository.siblings = siblings.others
-            run(service.app, service.direct, listener, on_ready=lambda: ready.send_bytes(b""), tls=tls, beside=siblings)
+            lost = run(
+                service.app,
+                service.direct,
+                listener,
+                on_ready=lambda: ready.send_bytes(b""),
+                tls=tls,
+                beside=siblings,
+                drain_seconds=settings.drain_seconds,
+            )
     except EdgeSDKError as error:
         ready.send_bytes(str(error).encode())
+        sys.exit(1)
+    if lost:
         sys.exit(1)

@@ -57,8 +57,12 @@ def serve(
         False, "--log-requests", help="A line for each inference and refusal; no values."
     ),
     otlp_endpoint: OtlpEndpoint = None,
+    drain_seconds: float = typer.Option(30.0, min=0, help="For accepted requests to be answered after SIGTERM."),
     workers: int = typer.Option(
-        1, min=1, help="Processes that share the port; each has --threads, limits and a queue of its own."
+        1,
+        min=1,
+        help="Processes that share the port; each has --threads, limits and a queue of its own. "
+        "Not for --grpc-port, --allow-load and --engine ray.",
     ),
     engine: Literal["uvicorn", "ray"] = typer.Option("uvicorn", help="One process here, or replicas on Ray Serve."),
     replicas: int = typer.Option(1, min=1, help="Of --engine ray, always."),
@@ -69,7 +73,8 @@ def serve(
 ) -> None:
     """Serve tails over the Open Inference Protocol v2 (HTTP, with the binary tensor extension).
 
-    SIGTERM or Ctrl-C stops accepting, finishes what was accepted, and exits.
+    SIGTERM or Ctrl-C stops accepting, finishes what was accepted, and exits. What takes longer than --drain-seconds is
+    lost: the status is then 1, and a line says how many requests.
     """
     with needs_extra("cloud", "edgesdk serve"):
         from cloud.batcher import Batching
@@ -77,7 +82,7 @@ def serve(
         from cloud.logs import configure
         from cloud.server import bind
         from cloud.server import run as run_server
-        from cloud.service import Service, Settings
+        from cloud.service import SPAN_SERVICE, Service, Settings
         from cloud.tls import TLS
     from ..backends import Execution
     from ..credentials import is_loopback
@@ -89,8 +94,8 @@ def serve(
         raise typer.BadParameter("--allow-load needs --model-repository")
     if tls_cert is None and (tls_key or tls_client_ca):
         raise typer.BadParameter("--tls-key and --tls-client-ca need --tls-cert")
-    if workers > 1 and (grpc_port is not None or allow_load or otlp_endpoint or engine == "ray"):
-        raise typer.BadParameter("--workers is not for --grpc-port, --allow-load, --otlp-endpoint or --engine ray")
+    if workers > 1 and (grpc_port is not None or allow_load or engine == "ray"):
+        raise typer.BadParameter("--workers is not for --grpc-port, --allow-load or --engine ray")
     on_ray = engine == "ray"
     if on_ray and (grpc_port is not None or allow_load or otlp_endpoint or tls_client_ca):
         raise typer.BadParameter("--grpc-port, --allow-load, --otlp-endpoint, --tls-client-ca: not for --engine ray")
@@ -118,6 +123,8 @@ def serve(
         max_body_bytes=max_body_mib * 2**20,
         log_format=log_format,
         log_requests=log_requests,
+        drain_seconds=drain_seconds,
+        otlp_endpoint=otlp_endpoint,
     )
 
     shown = f"[{host}]" if ":" in host else host
@@ -154,10 +161,12 @@ def serve(
         names = settings.check()
         with bind(host, port) as listener:
             port = listener.getsockname()[1]
-            run_workers(settings, workers, listener, on_ready=lambda: ready(names, port), tls=tls)
+            answered = run_workers(settings, workers, listener, on_ready=lambda: ready(names, port), tls=tls)
+        if not answered:
+            raise typer.Exit(1)
         return
     with (
-        exporting(otlp_endpoint, "edgesdk-server"),
+        exporting(otlp_endpoint, SPAN_SERVICE),
         bind(host, port) as listener,
         closing(Service(settings)) as service,
     ):
@@ -173,10 +182,21 @@ def serve(
                 tls=tls,
                 guard=service.direct.guard,
                 clients=service.direct.infer.clients,
+                drain_seconds=drain_seconds,
             )
 
         def on_ready() -> None:
             also = f" and by gRPC at {shown}:{beside.port}" if beside else ""
             ready((model.name for model in service.repository), listener.getsockname()[1], also)
 
-        run_server(service.app, service.direct, listener, on_ready=on_ready, tls=tls, beside=beside)
+        lost = run_server(
+            service.app,
+            service.direct,
+            listener,
+            on_ready=on_ready,
+            tls=tls,
+            beside=beside,
+            drain_seconds=drain_seconds,
+        )
+    if lost:
+        raise typer.Exit(1)

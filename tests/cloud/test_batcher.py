@@ -418,3 +418,25 @@ def test_close_waits_for_what_runs(make_two, function, beside):
 
     asyncio.run(begin())
     assert beside.batches == [1, 1]
+
+
+def test_close_waits_for_one_part_of_a_long_request_and_its_loop_may_have_ended(make, function, capfd):
+    batcher = make(max_batch=2)
+    held = threading.Event()
+    function.held = [held]
+
+    async def leave():
+        batcher.submit(_rows(*range(10)), 10)
+        while not function.inside:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(leave())
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    time.sleep(0.1)
+    assert closing.is_alive()
+    held.set()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert function.batches == [2]
+    assert capfd.readouterr().err == ""  # no thread's traceback

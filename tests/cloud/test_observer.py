@@ -135,6 +135,18 @@ def test_a_servers_span_continues_the_devices(bundle, photo):
     assert attributes["rows"].int_value == 1
 
 
+def test_each_worker_sends_its_spans(bundle):
+    with (
+        _collector() as (endpoint, spans),
+        serving(bundle / "server0", "--workers", "2", "--otlp-endpoint", endpoint) as (url, process),
+    ):
+        for _ in range(4):  # on a connection each, of whichever worker
+            requests.post(f"{url}/v2/models/tail/infer", data=b"no")
+        process.terminate()
+        assert process.wait(30) == 0
+    assert [(service, span.name) for service, span in spans] == [("edgesdk-server", "infer tail")] * 4
+
+
 def test_servers_of_shares_cannot_tell_by_the_trace_which_belong_together(shares_bundle, photo):
     from contextlib import ExitStack
 

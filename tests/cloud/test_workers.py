@@ -123,11 +123,14 @@ def test_they_end_with_the_process_that_looks_after_them(bundle):
             requests.get(f"{url}/v2/health/live")
 
 
-@pytest.mark.parametrize("option", ["--grpc-port=0", "--engine=ray", "--otlp-endpoint=http://127.0.0.1:1"])
-def test_wrong_usage(bundle, option):
-    done = edgesdk_here("serve", bundle / "server0", "--workers", "2", option)
+@pytest.mark.parametrize("options", [["--grpc-port=0"], ["--engine=ray"], ["--model-repository=x", "--allow-load"]])
+def test_wrong_usage(bundle, options):
+    served = [] if "--allow-load" in options else [bundle / "server0"]
+    done = edgesdk_here("serve", *served, "--workers", "2", *options)
     assert done.returncode == 2
     assert "--workers is not for" in " ".join(done.stderr.replace("│", " ").split())
+    help_text = " ".join(edgesdk_here("serve", "--help").stdout.split())
+    assert "Not for --grpc-port, --allow-load and --engine ray." in help_text
 
 
 def test_counts_of_siblings_add_up(tmp_path):
