@@ -21,6 +21,7 @@ from edge_sdk.oip import InferRequest, Parameters
 from edge_sdk.tensors import Array
 
 from .batcher import Ran
+from .logs import without_numbers
 from .models import Model
 from .replies import MAX_MESSAGE
 from .statistics import FailureReason
@@ -91,7 +92,7 @@ def failure(error: Exception, model: str) -> Failure:
     """How to answer an error. What is not the client's doing is logged, and not shown to it."""
     if known := _known(error):
         return known
-    _log.error("model %s failed", model, exc_info=error)
+    _log.error("model %s failed", model, exc_info=without_numbers(error))
     reason: FailureReason = "BACKEND" if isinstance(error, BackendError) else "OTHER"
     return Failure(500, "INTERNAL", reason, f"model {model!r} failed; the server's log says how")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any, Literal
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
 
-__all__ = ["LogFormat", "configure"]
+__all__ = ["LogFormat", "configure", "without_numbers"]
 
 LogFormat = Literal["text", "json"]
 
@@ -34,6 +35,19 @@ def configure(form: LogFormat, *, requests: bool) -> None:
     logging.getLogger("edgesdk").setLevel(logging.INFO)
     logging.getLogger("edgesdk.requests").setLevel(logging.INFO if requests else logging.WARNING)
 
+
+def without_numbers(error: BaseException) -> BaseException:
+    """An error of the same name, place and causes, and of the same words: numbers in them may be a tensor's values."""
+    kind = type(type(error).__qualname__, (Exception,), {"__module__": type(error).__module__})
+    found: BaseException = kind(_NUMBER.sub("#", str(error)))
+    found.__traceback__ = error.__traceback__
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    found.__cause__ = None if cause is None else without_numbers(cause)
+    return found
+
+
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+"""That stands by itself, and not within a name."""
 
 _ISO = "%Y-%m-%dT%H:%M:%S%z"
 

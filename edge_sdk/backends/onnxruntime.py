@@ -29,6 +29,9 @@ _TYPES = {
 LAYERS = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU")
 """In the names of operators that compute: where these run is what a backend is chosen for."""
 
+ERROR, FATAL = 3, 4
+"""Of ONNX Runtime's levels of its log."""
+
 ON_A_JETSON = (
     "on a Jetson it comes for JetPack's Python from NVIDIA's Jetson AI Lab, not from the package index of others"
 )
@@ -54,7 +57,7 @@ class OnnxRuntimeBackend:
             raise BackendError("ONNX Runtime is not installed: pip install onnxruntime") from error
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = ERROR
         if num_threads is not None:
             options.intra_op_num_threads = num_threads
         # Idle threads that spin would take the cores from whatever else runs on the device.
@@ -82,10 +85,13 @@ class OnnxRuntimeBackend:
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        # What fails in a run is raised; written to standard error as well, it may have values of tensors in it.
+        self._quietly = onnxruntime.RunOptions()
+        self._quietly.log_severity_level = FATAL
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
-            outputs = self._session.run(self._output_names, feeds)
+            outputs = self._session.run(self._output_names, feeds, self._quietly)
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed: {error}") from error
         return dict(zip(self._output_names, outputs, strict=True))

@@ -1,6 +1,11 @@
 """What a server tells of its requests: lines of the log, and spans that continue the device's."""
 
+import gzip
 import json
+import re
+import socket
+import traceback
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 
@@ -9,8 +14,12 @@ import pytest
 import requests
 from PIL import Image
 
+from cloud.logs import without_numbers
 from edge_sdk import oip
+from edge_sdk.bundle import Cost, Manifest, Part, write_bundle
 from edge_sdk.client import Client
+from edge_sdk.errors import BackendError
+from edge_sdk.tensors import TensorSpec
 
 from ..conftest import answering_by, assert_one_line_error, edgesdk, edgesdk_here, serving
 
@@ -62,6 +71,136 @@ def test_a_line_for_people_is_one_line_whatever_the_client_sends(bundle, tmp_pat
     assert r'request_id="a\nINFO edgesdk.requests: forged\u2028x"' in lines[0]
     assert 'status=401 client="127.0.0.1' in lines[1]
     assert not any("token" in line.replace("edgesdk", "") for line in lines)
+
+
+def _fails_on_large_values(folder):
+    """A server's folder whose tail takes rows of a table by the feature's value: there are ten."""
+    import onnx
+
+    table = onnx.numpy_helper.from_array(np.eye(10, dtype=np.float32), "table")
+    nodes = [
+        onnx.helper.make_node("Cast", ["features"], ["index"], to=onnx.TensorProto.INT64),
+        onnx.helper.make_node("Gather", ["table", "index"], ["logits"], axis=0),
+    ]
+    taken = onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["n"])
+    given = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 10])
+    graph = onnx.helper.make_graph(nodes, "tail", [taken], [given], [table])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    specs = (TensorSpec("features", "FP32", (None,)),), (TensorSpec("logits", "FP32", (None, 10)),)
+    part = Part("tail", "server0", *specs, "tail.onnx", Cost(0, 0, 0, 0, ()))
+    manifest = Manifest(format_version=1, bundle_id="0" * 64, party="server0", parts=(part,), defense="none")
+    write_bundle(folder, {"server0": manifest}, {"server0": {"tail.onnx": model.SerializeToString()}})
+    return folder / "server0"
+
+
+VALUE = 8388607.5
+"""A float32 to the last digit, which no port, process or time of this test is."""
+
+TOLD = re.compile(r"8\W?388\W?60")
+"""It in a text, rounded or written otherwise."""
+
+
+def _bodies():
+    """JSON that holds the value: right, and wrong in all the ways that are told of it."""
+    tensor = {"name": "features", "shape": [2], "datatype": "FP32", "data": [1.0, VALUE]}
+    for changes in (
+        {},  # for which the tail fails
+        {"shape": [3]},
+        {"shape": [1, 2], "data": [[1.0, VALUE]]},
+        {"shape": [1, 2], "data": [1.0, [VALUE]]},
+        {"data": [1.0, VALUE * 1e38]},
+        {"data": [1.0, int(VALUE) * 10**400]},
+        {"data": [1.0, str(VALUE)]},
+        {"datatype": "INT32"},
+        {"datatype": "INT8", "data": [1, int(VALUE)]},
+        {"datatype": "UINT64", "data": [1, -int(VALUE)]},
+        {"datatype": "BOOL", "data": [True, int(VALUE)]},
+        {"datatype": "FP16"},
+        {"name": "x"},
+        {"data": VALUE},
+        {"data": {"0": VALUE}},
+    ):
+        yield json.dumps({"inputs": [{**tensor, **changes}]}).encode()
+    yield json.dumps({"inputs": [tensor]}).encode()[:-4]
+    yield json.dumps({"inputs": [tensor]}).encode() + str(VALUE).encode()
+    yield str(VALUE).encode()
+
+
+def _calls(messages):
+    """The same in the typed contents of gRPC, and raw."""
+    for datatype, contents, values, shape in (
+        ("FP32", "fp32_contents", [1.0, VALUE], [2]),
+        ("FP32", "fp32_contents", [1.0, VALUE], [3]),
+        ("FP32", "fp32_contents", [VALUE, float("inf")], [2]),
+        ("FP32", "fp64_contents", [1.0, VALUE], [2]),
+        ("FP64", "fp64_contents", [1.0, VALUE], [2]),
+        ("INT8", "int_contents", [1, int(VALUE)], [2]),
+        ("UINT16", "uint_contents", [1, int(VALUE)], [2]),
+    ):
+        call = messages.ModelInferRequest(model_name="tail")
+        tensor = call.inputs.add(name="features", datatype=datatype, shape=shape)
+        getattr(tensor.contents, contents).extend(values)
+        yield call
+    for shape in ([2], [3]):
+        call = messages.ModelInferRequest(model_name="tail", raw_input_contents=[np.float32([1, VALUE]).tobytes()])
+        call.inputs.add(name="features", datatype="FP32", shape=shape)
+        yield call
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_whatever_is_told_no_value_of_a_tensor_is(tmp_path, form):
+    """Not of a request that is answered, nor of one that is refused, nor by what fails over it."""
+    grpc = pytest.importorskip("grpc", reason="needs edgesdk[grpc]")
+    from tritonclient.grpc import service_pb2 as messages
+
+    folder = _fails_on_large_values(tmp_path / "b")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--log-requests", "--log-format", form, "--grpc-port", str(port)]
+    codes = Counter()
+    with serving(folder, *options) as (url, process), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = f"{url}/v2/models/tail/infer"
+        fine = {"inputs": [{"name": "features", "shape": [1], "datatype": "FP32", "data": [3.0]}]}
+        assert requests.post(infer, json=fine).json()["outputs"][0]["data"] == np.eye(10)[3].tolist()
+        whole = [(body, {}) for body in _bodies()]
+        chunked = [(iter([body]), {}) for body in _bodies()]
+        packed = [(gzip.compress(body), {"Content-Encoding": "gzip"}) for body in _bodies()]
+        headers, chunks = oip.encode_request({"features": np.float32([1, VALUE])})
+        for body, given in (*whole, *chunked, *packed, (b"".join(chunks), headers), (chunks[1], headers)):
+            answer = requests.post(infer, data=body, headers=given)
+            codes[answer.status_code] += 1
+            assert not TOLD.search(answer.text)
+        ask = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=messages.ModelInferRequest.SerializeToString,
+        )
+        for call in _calls(messages):
+            with pytest.raises(grpc.RpcError) as refused:
+                ask(call, timeout=20)
+            codes[refused.value.code().name] += 1
+            assert not TOLD.search(refused.value.details())
+        process.terminate()
+        log = process.stderr.read()
+    assert codes == {500: 4, 400: 3 * len(list(_bodies())) - 2, "INTERNAL": 2, "INVALID_ARGUMENT": 7}
+    assert log.count("ONNX Runtime failed") >= 6  # why it did is told
+    assert "Gather" in log
+    assert not TOLD.search(log)
+
+
+def test_of_an_error_all_is_told_but_numbers():
+    def fail():
+        try:
+            raise ValueError("node conv_12 of FP32, idx=-1.5e+07 of [3, .5]; 2x4, 1e9us")
+        except ValueError as error:
+            raise BackendError("7 failed") from error
+
+    with pytest.raises(BackendError) as caught:
+        fail()
+    told = "".join(traceback.format_exception(without_numbers(caught.value)))
+    assert "\nValueError: node conv_12 of FP32, idx=# of [#, #]; #x4, #us\n" in told
+    assert told.endswith("\nedge_sdk.errors.BackendError: # failed\n")
+    assert told.count(", in fail\n") == 2
+    assert str(caught.value) == "7 failed"
 
 
 def test_without_being_asked_requests_are_not_told(bundle):
