@@ -18,6 +18,13 @@ MODELS = "/mnt/models"
 """Where KServe puts what it fetched."""
 
 HTTP_PORT = 8080
+START_SECONDS, LOOK_SECONDS = 1800, 5
+"""That the first start may take, in which TensorRT's engines are built before the server answers; and between looks."""
+
+CACHE = "/cache"
+WRITABLE = {"tmp": "/tmp", "cache": CACHE}  # noqa: S108  (a volume of the pod's own)
+"""Volumes of each pod, gone with it: engines are built by way of the one and kept in the other."""
+
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -73,6 +80,7 @@ def inference_service(bundle: PartyBundle, options: KServeOptions) -> dict[str, 
         }
     else:
         predictor["containers"] = [_container(options, resources)]
+        predictor["volumes"] = [{"name": name, "emptyDir": {}} for name in WRITABLE]
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -100,17 +108,31 @@ def _container(options: KServeOptions, resources: dict[str, Any]) -> dict[str, A
         "name": "kserve-container",  # KServe asks for this name
         "image": options.image,
         "args": [*command.split(), "--precision", options.precision],
-        "env": [{"name": "STORAGE_URI", "value": options.storage_uri}],
+        "env": [
+            {"name": "STORAGE_URI", "value": options.storage_uri},
+            {"name": "EDGESDK_CACHE", "value": CACHE},
+        ],
         "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}],
-        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": HTTP_PORT}},
-        "livenessProbe": {"httpGet": {"path": "/v2/health/live", "port": HTTP_PORT}},
+        # Until it succeeds the others wait: alone, the liveness probe kills after 30 s whoever builds engines.
+        "startupProbe": {
+            **_probe("ready"),
+            "periodSeconds": LOOK_SECONDS,
+            "failureThreshold": START_SECONDS // LOOK_SECONDS,
+        },
+        "readinessProbe": _probe("ready"),
+        "livenessProbe": _probe("live"),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in WRITABLE.items()],
         **({"resources": resources} if resources else {}),
     }
+
+
+def _probe(what: str) -> dict[str, Any]:
+    return {"httpGet": {"path": f"/v2/health/{what}", "port": HTTP_PORT}}
 
 
 def _away_from_others(labels: dict[str, str]) -> dict[str, Any]:

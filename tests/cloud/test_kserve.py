@@ -39,10 +39,29 @@ def test_our_own_image(bundle):
     (container,) = predictor["containers"]
     assert (container["name"], container["image"]) == ("kserve-container", "registry/edgesdk:1")
     assert container["args"][:2] == ["serve", "/mnt/models"]
-    assert container["env"] == [{"name": "STORAGE_URI", "value": "pvc://models/server0"}]
+    assert container["env"] == [
+        {"name": "STORAGE_URI", "value": "pvc://models/server0"},
+        {"name": "EDGESDK_CACHE", "value": "/cache"},
+    ]
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8080}
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert predictor["securityContext"]["runAsNonRoot"] is True
+
+
+def test_engines_may_take_half_an_hour_to_build_and_have_where_to(bundle):
+    """A liveness probe without one for the start kills after 30 s; the root of the file system is read-only."""
+    predictor = _manifest(bundle / "server0", *OURS, "--gpus", "1", "--backend", "tensorrt")["spec"]["predictor"]
+    (container,) = predictor["containers"]
+    start = container["startupProbe"]
+    assert start["httpGet"] == {"path": "/v2/health/ready", "port": 8080}
+    assert start["failureThreshold"] * start["periodSeconds"] == 1800
+    assert container["livenessProbe"]["httpGet"] == {"path": "/v2/health/live", "port": 8080}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    writable = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume["emptyDir"] for volume in predictor["volumes"]}
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert set(writable) == {"/tmp", variables["EDGESDK_CACHE"]}
+    assert [volumes[name] for name in writable.values()] == [{}, {}]
 
 
 @pytest.mark.parametrize("options", [(), ("--gpus", "1", "--backend", "tensorrt", "--precision", "fp16")])
