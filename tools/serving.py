@@ -40,6 +40,7 @@ def serve(folder: Path, *options: str) -> tuple[str, ...]:
 
 
 def resident_kib(pid: int) -> int:
-    """Memory of a process."""
+    """Memory of a process and of those that it started; what they share counts for each."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(status.partition("VmRSS:")[2].split()[0]) + sum(resident_kib(int(child)) for child in children)
