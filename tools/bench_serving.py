@@ -1,15 +1,18 @@
 """Our server beside others of the same protocol, on the same ONNX tail, in interleaved rounds.
 
-    python tools/bench_serving.py MODEL [--rounds 3] [--seconds 4] [--peer triton --peer mlserver=PYTHON …]
+    python tools/bench_serving.py MODEL … [--rounds 3] [--seconds 4] [--peer triton --peer mlserver=PYTHON …]
+        [--markdown FILE]
 
-MODEL is a bundle, or a name of tools/bench_models.py: `tiny`, one linear layer, so that the server itself is seen, or
+A MODEL is a bundle, or a name of tools/bench_models.py: `tiny`, one linear layer, so that the server itself is seen, or
 `convolutional`, for which batches gain little, so that raw is the same at every concurrency.
 
 Needs wrk. Every server runs with ONNX Runtime on as many threads as it has cores, at most 32 rows a batch, no window.
 A round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors (MLServer takes JSON alone);
 LitServe and Ray Serve, which burn cores when idle, are stopped while others are asked. `raw` is session.run in this
-process at the best of its batch sizes, `echo` a bare uvicorn that sends the body back. Peers are the scripts of
-`tools/peers/`, each by the Python that has its packages.
+process at the best of its batch sizes, `echo` a bare uvicorn that sends the body back. Before the rounds each server is
+started alone, once a round and once more, which does not count. Printed are each server's share of raw, and ours over
+each peer, round by round, with the spread; --markdown writes the same tables. Peers are the scripts of `tools/peers/`,
+each by the Python that has its packages: CONTRIBUTING.md says how to install them.
 """
 
 from __future__ import annotations
@@ -30,42 +33,32 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import requests
 from bench_models import BUILT_IN
 from serving import EDGESDK
+from serving_report import CONCURRENCIES, OURS, Measured, Serving, as_markdown, show
 
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import open_party
-from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.profile.feeds import random_feeds
-from edge_sdk.profile.machine import Machine, usable_cpus
+from edge_sdk.profile.machine import usable_cpus
 from edge_sdk.progress import track
 from edge_sdk.tensors import Array
 
 PEERS = Path(__file__).with_name("peers")
-CONCURRENCIES = (1, 8, 32)
 MAX_BATCH = 32
 START_SECONDS = 60.0
 RAW_BATCHES = (1, 8, MAX_BATCH)
 BURN_IDLE = ("litserve", "ray")
 JSON_ONLY = ("mlserver",)
-PACKAGES = {"triton": "nvidia-pytriton"}
-"""Of peers whose package has another name."""
-
-
-class Measured(NamedTuple):
-    """Requests a second, and milliseconds, at one concurrency."""
-
-    rate: float
-    p50: float
-    p99: float
+PACKAGES = {"triton": "nvidia-pytriton", "echo": "uvicorn"}
+"""Of servers whose package has another name."""
 
 
 class Server(NamedTuple):
-    """A process group that serves."""
+    """The processes of a session, as those of Ray have groups of their own, that serve."""
 
     name: str
     url: str
@@ -81,44 +74,99 @@ class Server(NamedTuple):
     def pause(self) -> None:
         """Stop its processes where they would burn cores; Triton's locks between processes do not survive that."""
         if self.name in BURN_IDLE:
-            os.killpg(self.process.pid, signal.SIGSTOP)
+            _signal(_session(self.process.pid), signal.SIGSTOP)
 
     def go_on(self) -> None:
         """After ``pause``."""
-        os.killpg(self.process.pid, signal.SIGCONT)
+        _signal(_session(self.process.pid), signal.SIGCONT)
         time.sleep(0.3)
 
     def memory_mib(self) -> float:
         """Of all its processes, shared pages by their parts."""
         total = 0
-        for folder in Path("/proc").glob("[0-9]*"):
+        for pid in _session(self.process.pid):
             with suppress(OSError, IndexError):  # it has ended meanwhile
-                if os.getpgid(int(folder.name)) == self.process.pid:
-                    total += int(re.findall(r"^Pss:\s+(\d+)", (folder / "smaps_rollup").read_text(), re.M)[0])
+                total += int(re.findall(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[0])
         return total / 1024
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getsid(int(folder.name)) == leader:
+                found.append(int(folder.name))
+    return found
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def main() -> None:
     """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help=f"a bundle, or {' or '.join(BUILT_IN)}")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"a bundle, or {' or '.join(BUILT_IN)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--peer", action="append", default=[], help="NAME, or NAME=PYTHON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="where the tables go as well")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("bench_serving: needs wrk, as Debian and Ubuntu package it")
-    with tempfile.TemporaryDirectory() as work:
-        try:
-            build = BUILT_IN.get(arguments.model)
-            folder = build(Path(work)) if build else Path(arguments.model) / "server0"
-            run(folder, Path(work), arguments.rounds, arguments.seconds, arguments.peer)
-        except EdgeSDKError as error:
-            sys.exit(f"bench_serving: {error}")
+    texts = []
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                build = BUILT_IN.get(model)
+                folder = build(Path(work)) if build else Path(model) / "server0"
+                found = run(folder, Path(work), arguments.rounds, arguments.seconds, arguments.peer)
+            except EdgeSDKError as error:
+                sys.exit(f"bench_serving: {error}")
+        show(found)
+        texts.append(as_markdown(found))
+        if arguments.markdown:
+            arguments.markdown.write_text("\n".join(texts))
 
 
-def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -> None:
-    """Measure all, and print."""
+class Peers(NamedTuple):
+    """What is started, and how each is asked.
+
+    Attributes:
+        commands: by server.
+        model: its name there.
+        path: of inference.
+        onnx: the model's file.
+        threads: that each has.
+        work: a folder for logs.
+        feeds: of one request.
+    """
+
+    commands: dict[str, list[str]]
+    model: str
+    path: str
+    onnx: Path
+    threads: int
+    work: Path
+    feeds: Mapping[str, Array]
+
+    @contextmanager
+    def started(self, name: str) -> Iterator[Server]:
+        """One of them, which has answered a request."""
+        with _started(name, self.commands[name], self.model, self.onnx, self.threads, self.work) as server:
+            headers, body = _json(self.feeds) if name in JSON_ONLY else _binary(self.feeds)
+            answer = requests.post(server.url + self.path, data=body, headers=headers, timeout=30)
+            if answer.status_code != 200:
+                log = server.log.read_text()[-2000:]
+                sys.exit(f"bench_serving: {name} answered {answer.status_code}: {answer.text[:500]}\n{log}")
+            yield server
+
+
+def run(folder: Path, work: Path, rounds: int, seconds: int, names: list[str]) -> Serving:
+    """Measure all."""
     bundle = open_party(folder, "server")
     part = bundle.manifest.parts[0]
     onnx = work / "model.onnx"
@@ -126,34 +174,23 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
     threads = usable_cpus()
     path = f"/v2/models/{part.name}/infer"
     feeds = random_feeds(part.inputs, 1)
-    headers, chunks = oip.encode_request(feeds, request_id="1")
-    binary = (headers, b"".join(chunks))
-    calls = {kind: _wrk_script(work, kind, path, *call) for kind, call in (("binary", binary), ("json", _json(feeds)))}
-    options = ["--threads", str(threads), "--max-batch", str(MAX_BATCH), "--max-waiting", "1024"]
-    commands = {"edgesdk": [*EDGESDK, "serve", str(folder), *options], "echo": [sys.executable, str(PEERS / "echo.py")]}
-    for peer in peers:
-        name, _, python = peer.partition("=")
-        script = PEERS / f"on_{name}.py"  # by its own name, it would be imported in the package's place
-        if not script.is_file():
-            known = ", ".join(sorted(path.stem.removeprefix("on_") for path in PEERS.glob("on_*.py")))
-            sys.exit(f"bench_serving: no peer {name!r}; there are {known}")
-        commands[name] = [python or sys.executable, str(script)]
-    versions = {name: _version(name, command[0]) for name, command in commands.items()}
-    found: dict[str, dict[int, list[Measured]]] = {name: {c: [] for c in CONCURRENCIES} for name in commands}
+    peers = Peers(_commands(folder, threads, names), part.name, path, onnx, threads, work, feeds)
+    versions = {name: _version(name, command[0]) for name, command in peers.commands.items()}
+    ready: dict[str, list[float]] = {name: [] for name in peers.commands}
+    idle: dict[str, list[float]] = {name: [] for name in peers.commands}
+    for _ in track(range(rounds + 1), rounds + 1, "starts"):  # the first fills the system's caches
+        for name in peers.commands:
+            with peers.started(name) as server:
+                ready[name].append(server.ready_seconds)
+                idle[name].append(server.memory_mib())
+    calls = {kind: _wrk_script(work, kind, path, *call(feeds)) for kind, call in (("binary", _binary), ("json", _json))}
+    found: dict[str, dict[int, list[Measured]]] = {name: {c: [] for c in CONCURRENCIES} for name in peers.commands}
     raw: list[list[float]] = []
     with ExitStack() as stack:
         servers = []
-        for name, command in commands.items():
-            servers.append(stack.enter_context(_started(name, command, part.name, onnx, threads, work)))
-            headers, body = _json(feeds) if name in JSON_ONLY else binary
-            answer = requests.post(servers[-1].url + path, data=body, headers=headers, timeout=30)
-            if answer.status_code != 200:
-                log = servers[-1].log.read_text()[-2000:]
-                sys.exit(f"bench_serving: {name} answered {answer.status_code}: {answer.text[:500]}\n{log}")
+        for name in peers.commands:
+            servers.append(stack.enter_context(peers.started(name)))
             servers[-1].pause()
-        idle = {}
-        for server in servers:
-            idle[server.name] = server.memory_mib()
         session = stack.enter_context(OnnxRuntimeBackend(onnx.read_bytes(), threads))
         for _ in track(range(rounds + 1), rounds + 1, "rounds"):  # the first warms up
             raw.append(_raw_rates(session, seconds))
@@ -163,17 +200,46 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, peers: list[str]) -
                     found[server.name][concurrency].append(_wrk(calls[server.speaks], server, concurrency, seconds))
                 server.pause()
         busy = {server.name: server.memory_mib() for server in servers}
-    ready = {server.name: server.ready_seconds for server in servers}
-    _report(f"{folder.parent.name}", found, raw[1:], ready, idle, busy, versions)
+    return Serving(
+        model=folder.parent.name,
+        seconds=seconds,
+        raw={size: [rates[i] for rates in raw[1:]] for i, size in enumerate(RAW_BATCHES)},
+        found={name: {c: each[1:] for c, each in by.items()} for name, by in found.items()},
+        ready={name: each[1:] for name, each in ready.items()},
+        idle={name: each[1:] for name, each in idle.items()},
+        busy=busy,
+        versions=versions,
+    )
+
+
+def _commands(folder: Path, threads: int, peers: list[str]) -> dict[str, list[str]]:
+    """Of ours, of ``echo`` and of the peers."""
+    options = ["--threads", str(threads), "--max-batch", str(MAX_BATCH), "--max-waiting", "1024"]
+    commands = {OURS: [*EDGESDK, "serve", str(folder), *options], "echo": [sys.executable, str(PEERS / "echo.py")]}
+    for peer in peers:
+        name, _, python = peer.partition("=")
+        script = PEERS / f"on_{name}.py"  # by its own name, it would be imported in the package's place
+        if not script.is_file():
+            known = ", ".join(sorted(path.stem.removeprefix("on_") for path in PEERS.glob("on_*.py")))
+            sys.exit(f"bench_serving: no peer {name!r}; there are {known}")
+        commands[name] = [python or sys.executable, str(script)]
+    return commands
 
 
 def _version(name: str, python: str) -> str:
-    """Of a peer's package and its ONNX Runtime, as its own Python has them; nothing of ours and of echo."""
-    if name in ("edgesdk", "echo"):
-        return ""
-    code = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
-    asked = [python, "-c", code, PACKAGES.get(name, name), "onnxruntime"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    """Of a server's package, of its ONNX Runtime and of its Python, as that Python has them."""
+    packages = [PACKAGES.get(name, name), *(["onnxruntime"] if name != "echo" else [])]
+    code = "import sys, platform, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), "
+    code += "f'Python {platform.python_version()}', sep=', ')"
+    try:
+        done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=False)
+    except OSError as error:
+        sys.exit(f"bench_serving: {name}: {python} cannot be run ({error.strerror})")
+    if done.returncode:
+        sys.exit(
+            f"bench_serving: {name}: {python} lacks one of {', '.join(packages)}; CONTRIBUTING.md has the commands"
+        )
+    return done.stdout.strip()
 
 
 @contextmanager
@@ -189,7 +255,7 @@ def _started(name: str, command: list[str], model: str, onnx: Path, threads: int
         "BENCH_BATCH": str(MAX_BATCH),
         "BENCH_WORK": str(work),
     }
-    if name == "edgesdk":
+    if name == OURS:
         command = [*command, "--port", str(port)]
     log = work / f"{name}.log"
     began = time.perf_counter()
@@ -205,8 +271,7 @@ def _started(name: str, command: list[str], model: str, onnx: Path, threads: int
                 time.sleep(0.01)
             yield Server(name, url, process, time.perf_counter() - began, log)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _signal(_session(process.pid), signal.SIGKILL)
 
 
 def _is_ready(url: str) -> bool:
@@ -214,6 +279,12 @@ def _is_ready(url: str) -> bool:
         return requests.get(url, timeout=1).status_code == 200
     except requests.RequestException:
         return False
+
+
+def _binary(feeds: Mapping[str, Array]) -> tuple[dict[str, str], bytes]:
+    """A request as our device sends it."""
+    headers, chunks = oip.encode_request(feeds, request_id="1")
+    return headers, b"".join(chunks)
 
 
 def _json(feeds: Mapping[str, Array]) -> tuple[dict[str, str], bytes]:
@@ -257,49 +328,6 @@ def _raw_rates(session: OnnxRuntimeBackend, seconds: int) -> list[float]:
             count += batch
         rates.append(count / took)
     return rates
-
-
-def _report(
-    title: str,
-    found: dict[str, dict[int, list[Measured]]],
-    raw: list[list[float]],
-    ready: dict[str, float],
-    idle: dict[str, float],
-    busy: dict[str, float],
-    versions: dict[str, str],
-) -> None:
-    rows, best = [], np.max(raw, 1)
-    by_batch = ", ".join(
-        f"{rate:,.0f} at batch {size}" for size, rate in zip(RAW_BATCHES, np.median(raw, 0), strict=True)
-    )
-    for name, by_concurrency in found.items():
-        row = [name]
-        for concurrency in CONCURRENCIES:
-            rates = np.array([each.rate for each in by_concurrency[concurrency][1:]])
-            shares = rates / best
-            row.append(f"{np.median(rates):,.0f} ({np.median(shares):.2f}; {shares.min():.2f}-{shares.max():.2f})")
-        row.append(f"{np.median([each.p50 for each in by_concurrency[1][1:]]):.3f}")
-        tails = [np.median([each.p99 for each in by_concurrency[concurrency][1:]]) for concurrency in CONCURRENCIES]
-        row.append(", ".join(f"{tail:.1f}" for tail in tails))
-        row += [f"{ready[name]:.2f}", f"{idle[name]:.0f}, {busy[name]:.0f}"]
-        rows.append(row)
-    columns = [f"req/s at {c} (of raw)" for c in CONCURRENCIES]
-    print_table(
-        f"{title}; {len(raw)} rounds; raw {np.median(best):,.0f} rows/s ({best.min():,.0f}-{best.max():,.0f}), "
-        f"{by_batch}\n{Machine.here()}",
-        [
-            "server",
-            *columns,
-            "p50 ms at 1",
-            f"p99 at {', '.join(map(str, CONCURRENCIES))}",
-            "ready s",
-            "MiB idle, after",
-        ],
-        rows,
-    )
-    for name, version in versions.items():
-        if version:
-            print(f"{name}: {version}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main() -> None:
     }
     repository = Path(bench["WORK"]) / "triton"
     folder = repository / bench["NAME"] / "1"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # at each start of the benchmark's
     (folder / "model.py").write_text(_filled(MODEL, words))
     config = _filled(CONFIG, words).format(inputs=list(given.shape[1:]), outputs=list(answer.shape[1:]))
     (folder.parent / "config.pbtxt").write_text(config)
