@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # For `make demo`: an image folder, or an archive of one. Empty: what is at hand, else the public CIFAR-10 archive.
 DATA ?=
 
-.PHONY: setup demo test test-slow check format proto clean
+.PHONY: setup demo test test-slow test-engines check format proto clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,11 @@ test: setup  ## The fast tests
 
 test-slow: setup  ## The slow ones: trainings, whole data sets
 	$(BIN)/python -m pytest -m slow
+
+test-engines: setup  ## Ray, NVIDIA's Triton and the page in a browser, without skips; wants Chromium on the PATH
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,ray]'
+	$(BIN)/pip install --quiet --no-compile --no-deps nvidia-pytriton
+	EDGESDK_REQUIRE_ENGINES=1 $(BIN)/python -m pytest -m 'not gpu' $(addprefix tests/cloud/test_,ray.py triton.py status_page.py)
 
 check: setup  ## Lint, types, layers
 	$(BIN)/ruff check .

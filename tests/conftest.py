@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -72,6 +72,13 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], *words: str) -
     assert done.stdout == ""
     for word in words:
         assert word in lines[0]
+
+
+def lacking(engine: str) -> NoReturn:
+    """Skip a test whose engine is not here; fail it where all of them are to be there (``make test-engines``)."""
+    if os.environ.get("EDGESDK_REQUIRE_ENGINES"):
+        pytest.fail(f"needs {engine}; EDGESDK_REQUIRE_ENGINES is set, so that this is no reason to skip")
+    pytest.skip(f"needs {engine}", allow_module_level=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Replicas on a real Ray of this machine."""
 
+import importlib.util
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from edge_sdk.client import Client
 from edge_sdk.credentials import Credentials
 from edge_sdk.errors import RemoteError
 
-from ..conftest import edgesdk_here, serving
+from ..conftest import edgesdk_here, lacking, serving
 
 FEATURES = np.random.default_rng(1).random((16, 12, 8, 8), np.float32)
 
@@ -37,6 +38,11 @@ def test_wrong_usage(bundle, options, words):
     assert words in " ".join(done.stderr.replace("│", " ").split())
 
 
+def _needs_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        lacking("Ray: pip install 'edgesdk[ray]'")
+
+
 def _replicas() -> set[int]:
     """Their processes."""
     found = set()
@@ -47,9 +53,18 @@ def _replicas() -> set[int]:
     return found
 
 
+def _ask(client: Client, rows: slice, expected: np.ndarray) -> str:
+    """One request: what became of it."""
+    try:
+        outputs, _ = client.infer("tail", {"features": FEATURES[rows]})
+    except RemoteError as error:
+        return str(error)
+    return "right" if np.allclose(outputs["logits"], expected[rows], atol=1e-4) else "wrong"
+
+
 @pytest.mark.slow
 def test_a_killed_replica_loses_no_answer_and_is_replaced(bundle, tmp_path):
-    pytest.importorskip("ray", reason="needs Ray: pip install 'edgesdk[ray]'")
+    _needs_ray()
     with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
         expected = backend.run({"features": FEATURES})["logits"]
     token = tmp_path / "token"
@@ -58,17 +73,10 @@ def test_a_killed_replica_loses_no_answer_and_is_replaced(bundle, tmp_path):
     found: Counter[str] = Counter()
     stop = threading.Event()
 
-    def ask_once(client: Client, row: int) -> str:
-        try:
-            outputs, _ = client.infer("tail", {"features": FEATURES[row : row + 1]})
-        except RemoteError as error:
-            return str(error)
-        return "right" if np.allclose(outputs["logits"][0], expected[row], atol=1e-4) else "wrong"
-
     def ask(url: str, row: int) -> None:
         with Client(url, timeout_s=30, credentials=Credentials(token_file=token)) as client:
             while not stop.is_set():
-                found[ask_once(client, row)] += 1
+                found[_ask(client, slice(row, row + 1), expected)] += 1
 
     with serving(bundle / "server0", *options) as (url, process):
         before = _replicas()

@@ -5,12 +5,11 @@ import shutil
 import subprocess
 
 import numpy as np
-import pytest
 import requests
 
 from edge_sdk.client import Client
 
-from ..conftest import serving
+from ..conftest import lacking, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -18,7 +17,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def _dom(url, tmp_path):
     """The document after some looks at the server: the browser's clock runs ahead while nothing is being fetched."""
     if CHROMIUM is None:
-        pytest.skip("needs Chromium")
+        lacking("Chromium")
     options = [
         "--headless",
         "--no-sandbox",

@@ -21,9 +21,10 @@ from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.client import Client
 from edge_sdk.errors import RemoteError
 
-from ..conftest import assert_one_line_error, edgesdk_here
+from ..conftest import assert_one_line_error, edgesdk_here, lacking
 
-pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
+if importlib.util.find_spec("tritonclient") is None:
+    lacking("tritonclient: pip install 'edgesdk[deploy]'")
 FEATURES = {"features": np.random.default_rng(1).random((2, 12, 8, 8), np.float32)}
 
 
@@ -119,7 +120,7 @@ def _triton(repository):
     """The real server over a repository: its address and log."""
     found = importlib.util.find_spec("pytriton")
     if found is None or found.submodule_search_locations is None:
-        pytest.skip("needs NVIDIA's Triton: pip install nvidia-pytriton")
+        lacking("NVIDIA's Triton: pip install --no-deps nvidia-pytriton")
     home = Path(found.submodule_search_locations[0]) / "tritonserver"
     stub = home / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}" / "triton_python_backend_stub"
     backend = home / "backends" / "python" / "triton_python_backend_stub"
@@ -202,7 +203,7 @@ def test_our_device_asks_a_real_triton(bundle, served, image_folder):
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
     assert timing.queue_ms is None  # Triton does not say
     with EdgeRuntime(bundle / "edge", [served]) as runtime:
-        image = fit_image(decode_image(next(image_folder.rglob("*.jpg"))), *runtime.image_size)[None]
+        image = fit_image(decode_image(next(filter(Path.is_file, image_folder.rglob("*")))), *runtime.image_size)[None]
         over_triton = runtime.predict(image)
         sent = runtime.encode(image)
     with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
