@@ -104,3 +104,56 @@ def test_a_killed_replica_loses_no_answer_and_is_replaced(bundle, tmp_path):
         process.terminate()
         assert process.wait(60) == 0
     assert not _replicas()
+
+
+def _answered(url: str) -> set[int]:
+    """Rows that each of the replicas has answered: whichever is asked tells of itself alone."""
+    found = set()
+    for _ in range(40):
+        stats = requests.get(f"{url}/v2/models/tail/stats", timeout=60).json()
+        found.add(stats["model_stats"][0]["inference_count"])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_second_replica_comes_with_the_load(bundle):
+    """Ray looks at the last half minute, and starts one when that has asked for one half a minute long."""
+    _needs_ray()
+    with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
+        expected = backend.run({"features": FEATURES})["logits"]
+    # A replica is to have half of what may wait there: with 14 that ask without a pause one has too much, two do not.
+    options = ("--replicas", "1", "--max-replicas", "2", "--threads", "1", "--max-waiting", "16")
+    found: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def ask(url: str, row: int) -> None:
+        with Client(url, timeout_s=60) as client:
+            while not stop.is_set():
+                found[_ask(client, slice(row % 8, row % 8 + 8), expected)] += 1
+
+    with serving(bundle / "server0", "--engine", "ray", *options) as (url, process):
+        assert len(_replicas()) == 1
+        threads = [threading.Thread(target=ask, args=(url, row), daemon=True) for row in range(14)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 300
+        while len(_replicas()) < 2 and time.monotonic() < end:
+            time.sleep(1)
+        grown = len(_replicas())
+        while max(answered := _answered(url)) < 2 * min(answered) and time.monotonic() < end + 60:
+            pass  # until the new one, which has answered less, tells of itself
+        time.sleep(5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert grown == 2
+        assert len(_replicas()) == 2
+        answered = _answered(url)
+        assert len(answered) == 2
+        assert min(answered) > 0
+        assert set(found) == {"right"}
+        assert sum(answered) == 8 * found["right"]
+        process.terminate()
+        assert process.wait(60) == 0
+    assert not _replicas()
