@@ -141,12 +141,11 @@ def _triton(repository):
     }
     command = [home / "bin" / "tritonserver", *(f"--{name}={value}" for name, value in options.items())]
     libraries = [home.parent.parent / "nvidia_pytriton.libs", Path(sys.base_prefix) / "lib"]
-    packages = [Path(np.__file__).parent.parent, home / "backends" / "python"]
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PYTHONPATH": ":".join(map(str, packages)),
-        "PYTHONHOME": sys.base_prefix,
+        # Its Python has the packages of the first python3 that it finds, whatever other variables say.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     log = repository.parent / "triton.log"
     with log.open("w") as file, subprocess.Popen(command, stderr=file, stdout=file, env=environment) as process:

@@ -6,7 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy
 import onnxruntime
 
 MODEL = """
@@ -67,8 +66,8 @@ def main() -> None:
         each.chmod(0o755)
     os.environ |= {
         "LD_LIBRARY_PATH": f"{home.parent.parent / 'nvidia_pytriton.libs'}:{Path(sys.base_prefix) / 'lib'}",
-        "PYTHONPATH": f"{Path(numpy.__file__).parent.parent}:{home / 'backends' / 'python'}",
-        "PYTHONHOME": sys.base_prefix,
+        # Its Python has the packages of the first python3 that it finds, whatever other variables say.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     options = {
         "model-repository": repository,
