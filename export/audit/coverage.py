@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from .results import AuditReport
 from .run import ATTACKS, Adversary, adversaries
@@ -14,11 +14,11 @@ def threat_model(report: AuditReport) -> list[Adversary]:
     return [each for each in adversaries(len(servers), None) if each.in_threat_model]
 
 
-def left_out(report: AuditReport, attacks: Sequence[str] = ATTACKS) -> Iterator[tuple[str, list[str]]]:
+def left_out(report: AuditReport) -> Iterator[tuple[str, list[str]]]:
     """Each adversary of the threat model that did not meet every attack, and those that are missing."""
     views = {view.name: view for view in report.views}
     for adversary in threat_model(report):
         view = views.get(adversary.name)
         made = {attack.name for attack in view.attacks} if view else set()
-        if missing := [name for name in attacks if name not in made]:
+        if missing := [name for name in ATTACKS if name not in made]:
             yield adversary.name, missing
