@@ -111,12 +111,13 @@ def _check_psnr(report: AuditReport, path: Path, limit: float) -> None:
     fewest = min(attack.num_images for attack, _ in made)
     if fewest < LEAST_IMAGES:
         raise LeakageError(f"{path}: {fewest} images were attacked; {LEAST_IMAGES} are the least")
-    best, worst = max(made, key=lambda each: _upper(each[0]))
+    best, worst = max(made, key=lambda each: each[0].psnr_db)
     if not best.psnr_db <= limit:
         raise LeakageError(
             f"{path}: {best.name} rebuilds images from {worst.name} at {best.psnr_db:.2f} dB PSNR, more than "
             f"{limit:g} dB; nothing was exported"
         )
+    best, worst = max(made, key=lambda each: _upper(each[0]))
     if not _upper(best) <= limit:
         raise LeakageError(
             f"{path}: {best.name} rebuilds images from {worst.name} at {best.psnr_db:.2f} dB PSNR, with 95 % "
