@@ -19,7 +19,7 @@ from keep_audit import AUDITS
 from make_zoo import ZOO
 from marked_table import markdown, replaced
 
-from export.audit.plots import spearman
+from export.audit.plots import points_of, spearman
 from export.audit.results import AUDIT_FILE, AuditReport, ViewResult, load_report
 from export.audit.run import ATTACKS
 
@@ -72,18 +72,14 @@ def error_ratio(one: AuditReport, other: AuditReport) -> tuple[float, float]:
 
 def rank() -> str:
     """A sentence on whether FSInfo tells what attacks reach."""
-    points = [
-        (information.value, view.best_attack.psnr_db, information.assumed_noise is not None)
-        for _, report in kept_audits()
-        for view in report.views
-        if (information := view.metric("FSInfo")) and view.attacks
-    ]
-    found = spearman([point[:2] for point in points])
+    points = [point for _, report in kept_audits() for point in points_of(report)]
+    found = spearman([(point.fsinfo, point.psnr_db) for point in points])
+    assumed = sum(point.assumed for point in points)
     if found is None:
         return f"FSInfo is known of {len(points)} attacked adversaries, too few to correlate."
     return (
         f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over the {len(points)} "
-        f"adversaries of these models, {sum(point[2] for point in points)} of which see no noise but the assumed one."
+        f"adversaries of these models, {assumed} of which see no noise but the assumed one."
     )
 
 

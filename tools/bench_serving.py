@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from bench_models import BUILT_IN
 from serving import EDGESDK
 from serving_report import CONCURRENCIES, OURS, Measured, Serving, as_markdown, show
 
+from cloud.server import free_port
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import open_party
@@ -244,8 +244,7 @@ def _version(name: str, python: str) -> str:
 
 @contextmanager
 def _started(name: str, command: list[str], model: str, onnx: Path, threads: int, work: Path) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1", 0)
     environment = {
         **os.environ,
         "BENCH_MODEL": str(onnx),

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ import wrong_http
 from right_request import Right
 from serving import EDGESDK, process_of, resident_kib, serve
 
+from cloud.server import free_port
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.profile.machine import Machine
@@ -81,8 +81,7 @@ def main() -> None:
 def run(bundle: Path, bodies: int, messages: int, seed: int, schemathesis: str | None) -> bool:
     """Whether all was well."""
     right = Right(bundle / "server0")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1", 0)
     served = serve(bundle / "server0", "--grpc-port", str(port), "--max-body-mib", "1", "--log-requests")
     command = (sys.executable, "-c", COLLECTING, *served[len(EDGESDK) :])
     with process_of(command) as (url, server), ExitStack() as stack:

@@ -19,7 +19,6 @@ import asyncio
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from load import KINDS, Load, Questions
 from serving import process_of, resident_kib, serve
 
 from cloud.batcher import LANES
+from cloud.server import free_port
 from edge_sdk.cli.tables import print_table
 from edge_sdk.client import Client
 from edge_sdk.errors import EdgeSDKError, RemoteError
@@ -221,8 +221,7 @@ def _read_log(server: subprocess.Popen[str], answered: set[str]) -> None:
 
 def killed(folder: Path, questions: Questions, workers: int) -> bool:
     """SIGKILL, and a new server at the same address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1", 0)
     command = serve(folder, "--workers", str(workers), "--port", str(port))  # of two ports the second counts
     stop, errors, rows = threading.Event(), Counter[str](), [[0, 0, 0] for _ in range(8)]
     phase = 0

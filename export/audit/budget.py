@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from edge_sdk.errors import ConfigError
 
 from .attacks.base import Attack
 from .attacks.blind import BlindAttack
-from .attacks.diffusion import DiffusionAttack
+from .attacks.diffusion import GUESS, DiffusionAttack
 from .attacks.inversion import InversionAttack
 from .attacks.likelihood import LikelihoodAttack
 
@@ -42,9 +43,7 @@ def small(seed: int) -> Budget:
                 1000,
             ),
             "likelihood": Entry((LikelihoodAttack(steps=300, restarts=1, seed=seed),), 32),
-            "diffusion": Entry(
-                (DiffusionAttack(decoder=InversionAttack(width=48, epochs=4, seed=seed), seed=seed),), 200
-            ),
+            "diffusion": Entry((DiffusionAttack(decoder=replace(GUESS, seed=seed), seed=seed),), 200),
         },
         num_metric_images=4000,
         num_jacobians=16,

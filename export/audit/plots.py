@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_sdk.page import new_figure, svg
 
-from .results import AttackResult
+from .results import AttackResult, AuditReport
 
 
 def psnr_distribution(attacks: Sequence[AttackResult], undefended: AttackResult | None) -> str:
@@ -45,6 +45,20 @@ class Point(NamedTuple):
     fsinfo: float
     psnr_db: float
     assumed: bool
+
+
+def points_of(report: AuditReport) -> list[Point]:
+    """Of those adversaries of an audit that FSInfo is known of and that made an attack."""
+    points = []
+    for view in report.views:
+        information = view.metric("FSInfo")
+        if information and view.attacks:
+            name = f"{report.title} {report.accuracy['test']:.1%}"
+            if len(report.views) > 1:
+                name += f" {view.name}"
+            assumed = information.assumed_noise is not None
+            points.append(Point(name, information.value, view.best_attack.psnr_db, assumed))
+    return points
 
 
 def fsinfo_against_psnr(points: Sequence[Point]) -> str:

@@ -21,7 +21,7 @@ from ..defenses import BASELINE, completed_settings, defense_class
 from ..shipped import keyed_modules
 from .coverage import left_out
 from .images import sample_rows
-from .plots import Point, fsinfo_against_psnr, psnr_distribution, spearman
+from .plots import Point, fsinfo_against_psnr, points_of, psnr_distribution, spearman
 from .results import AuditReport, ViewResult
 from .run import rebuilt_images
 from .target import Target
@@ -142,21 +142,13 @@ def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
     """FSInfo against the best attack's PSNR, over all adversaries of all audits that have both."""
     points: list[Point] = []
     for report in {_of(each): each for each in reports}.values():  # the last audit of a model
-        for view in report.views:
-            information = view.metric("FSInfo")
-            if information and view.attacks:
-                name = f"{report.title} {report.accuracy['test']:.1%}"
-                if len(report.views) > 1:
-                    name += f" {view.name}"
-                assumed = information.assumed_noise is not None
-                points.append(Point(name, information.value, view.best_attack.psnr_db, assumed))
+        points += points_of(report)
     if len(points) < 2:
         return None
     figure = fsinfo_against_psnr(points)
-    correlation = spearman([(point.fsinfo, point.psnr_db) for point in points])
     return {
         "figure": figure,
-        "spearman": correlation,
+        "spearman": spearman([(point.fsinfo, point.psnr_db) for point in points]),
         "count": len(points),
         "assumed": sum(point.assumed for point in points),
     }
