@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 EDGESDK = (sys.executable, "-c", "import sys; sys.argv[0] = 'edgesdk'; from edge_sdk.cli import main; main()")
@@ -43,4 +43,8 @@ def resident_kib(pid: int) -> int:
     """Memory of a process and of those that it started; what they share counts for each."""
     status = Path(f"/proc/{pid}/status").read_text()
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(status.partition("VmRSS:")[2].split()[0]) + sum(resident_kib(int(child)) for child in children)
+    total = int(status.partition("VmRSS:")[2].split()[0])
+    for child in children:
+        with suppress(OSError, IndexError):  # it has ended meanwhile; an ended one has no VmRSS
+            total += resident_kib(int(child))
+    return total
