@@ -28,7 +28,7 @@ from .infer import InferHandler
 from .metrics import CONTENT_TYPE, exposition
 from .models import Model
 from .openapi import description
-from .replies import EXTENSIONS, SERVER_NAME, error_body, json_answer
+from .replies import EXTENSIONS, SERVER_NAME, error_answer, json_answer
 from .repository import Repository
 from .status_page import status_routes
 
@@ -191,19 +191,19 @@ def _refuse_other_sites(request: Request) -> None:
 
 
 def _not_found() -> Response:
-    return Response(error_body("no such path here"), 404, media_type="application/json")
+    return error_answer("no such path here", 404)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return Response(error_body(error.detail), error.status_code, error.headers, media_type="application/json")
+    return error_answer(error.detail, error.status_code, error.headers)
 
 
 async def _our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeSDKError)
     refused = refusal(error)
     _log.info("refused", extra={"status": refused.status, "path": request.url.path[:200]})
-    return Response(error_body(refused.message), refused.status, media_type="application/json")
+    return error_answer(refused.message, refused.status)
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
@@ -212,7 +212,7 @@ async def _client_left(request: Request, error: Exception) -> Response:
 
 
 async def _our_fault(request: Request, error: Exception) -> Response:
-    return Response(error_body("internal error; the server's log says more"), 500, media_type="application/json")
+    return error_answer("internal error; the server's log says more", 500)
 
 
 _ERRORS: dict[Any, Any] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from starlette.responses import Response
 
-__all__ = ["EXTENSIONS", "MAX_MESSAGE", "NEEDS_TOKEN", "SERVER_NAME", "error_body", "json_answer"]
+__all__ = ["EXTENSIONS", "MAX_MESSAGE", "NEEDS_TOKEN", "SERVER_NAME", "error_answer", "error_body", "json_answer"]
 
 SERVER_NAME = "edgesdk"
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
@@ -18,6 +20,11 @@ MAX_MESSAGE = 500
 def error_body(message: str) -> bytes:
     """An error as the protocol shapes it."""
     return msgspec.json.encode({"error": message[:MAX_MESSAGE]})
+
+
+def error_answer(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as an answer."""
+    return Response(error_body(message), status, headers, media_type="application/json")
 
 
 def json_answer(content: object, status: int = 200) -> Response:
