@@ -21,6 +21,9 @@ HTTP_PORT = 8080
 START_SECONDS, LOOK_SECONDS = 1800, 5
 """That the first start may take, in which TensorRT's engines are built before the server answers; and between looks."""
 
+LEAVE_SECONDS, DRAIN_SECONDS = 5, 30
+"""For routers to learn that a pod goes, in which it still accepts; then for it to answer what it has accepted."""
+
 CACHE = "/cache"
 WRITABLE = {"tmp": "/tmp", "cache": CACHE}  # noqa: S108  (a volume of the pod's own)
 """Volumes of each pod, gone with it: engines are built by way of the one and kept in the other."""
@@ -69,6 +72,8 @@ def inference_service(bundle: PartyBundle, options: KServeOptions) -> dict[str, 
         "maxReplicas": options.max_replicas,
         "affinity": {"podAntiAffinity": {REQUIRED: [_away_from_others(labels)]}},
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        # The default, 30, counts the hook too, and kills. Triton answers for 30 s as well.
+        "terminationGracePeriodSeconds": LEAVE_SECONDS + DRAIN_SECONDS + 10,
     }
     if options.runtime == "triton":
         predictor["model"] = {
@@ -103,11 +108,11 @@ def to_yaml(manifest: dict[str, Any]) -> str:
 
 def _container(options: KServeOptions, resources: dict[str, Any]) -> dict[str, Any]:
     # Istio or the ingress before it ends TLS and asks for the token.
-    command = f"serve {MODELS} --host 0.0.0.0 --port {HTTP_PORT} --insecure --backend {options.backend}"
+    command = f"serve {MODELS} --host 0.0.0.0 --port {HTTP_PORT} --insecure --drain-seconds {DRAIN_SECONDS}"
     return {
         "name": "kserve-container",  # KServe asks for this name
         "image": options.image,
-        "args": [*command.split(), "--precision", options.precision],
+        "args": [*command.split(), "--backend", options.backend, "--precision", options.precision],
         "env": [
             {"name": "STORAGE_URI", "value": options.storage_uri},
             {"name": "EDGESDK_CACHE", "value": CACHE},
@@ -121,6 +126,7 @@ def _container(options: KServeOptions, resources: dict[str, Any]) -> dict[str, A
         },
         "readinessProbe": _probe("ready"),
         "livenessProbe": _probe("live"),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_SECONDS)]}}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -64,6 +64,20 @@ def test_engines_may_take_half_an_hour_to_build_and_have_where_to(bundle):
     assert [volumes[name] for name in writable.values()] == [{}, {}]
 
 
+@pytest.mark.parametrize("options", [TRITON, OURS])
+def test_a_pod_is_not_killed_before_it_has_answered(bundle, options):
+    """The grace period runs from the start of the hook; the server stops accepting when the hook has ended."""
+    predictor = _manifest(bundle / "server0", *options)["spec"]["predictor"]
+    needed = 30.0  # Triton's default too
+    if options is OURS:
+        (container,) = predictor["containers"]
+        needed = float(container["args"][container["args"].index("--drain-seconds") + 1])
+        command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert (command, float(seconds) > 0) == ("sleep", True)
+        needed += float(seconds)
+    assert predictor["terminationGracePeriodSeconds"] > needed
+
+
 @pytest.mark.parametrize("options", [(), ("--gpus", "1", "--backend", "tensorrt", "--precision", "fp16")])
 def test_the_arguments_are_the_servers(bundle, options):
     """What the container is told to run is a command that this version has."""
