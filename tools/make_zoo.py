@@ -125,13 +125,12 @@ for trying the tools and comparing defenses, not for use on people.
 
 def _began(training: Mapping[str, Any]) -> str:
     """Where the training's weights and targets came from."""
-    if "base" in training:
-        return f"It began with the weights of the model `{training['base']}`: these epochs come on top of that one's."
     taught = "; this one was taught by the undefended one's answers as well as by the labels"
-    return (
-        "The models of this zoo that began with random weights were trained by the same recipe and number of epochs"
-        f"{taught if 'teacher' in training else ''}."
-    )
+    if "base" in training:
+        began = f"It began with the weights of the model `{training['base']}`: these epochs come on top of that one's"
+    else:
+        began = "Models of this zoo that began with random weights were trained by the same recipe and number of epochs"
+    return f"{began}{taught if 'teacher' in training else ''}."
 
 
 def _audited(audit: AuditReport | None) -> str:
