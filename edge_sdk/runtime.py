@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from .client import RemoteTiming
 from .collusion import Endpoint, Origins, resolve
 from .credentials import NO_CREDENTIALS, Credentials
 from .errors import CollusionError, ConfigError, RemoteError, TensorError
+from .noise import draw_noise
 from .remote import RemotePart
 from .tensors import Array, TensorSpec, check_feeds
 from .tracing import Spans
@@ -154,12 +154,7 @@ class EdgeRuntime:
             TensorError: the images are not that.
         """
         feeds = {self.image_spec.name: images}
-        noises = [spec for spec in self._encoder.inputs if spec.source == "normal"]
-        if noises:  # a generator for each request: who learns one's numbers can follow it to no other
-            random = np.random.default_rng(secrets.randbits(256))
-            for spec in noises:
-                shape = [len(images) if size is None else size for size in spec.shape]
-                feeds[spec.name] = random.standard_normal(shape, dtype=np.float32).astype(spec.numpy_dtype)
+        feeds |= draw_noise([spec for spec in self._encoder.inputs if spec.source == "normal"], len(images))
         check_feeds(self._encoder.inputs, feeds)
         return self._backends[self._encoder.name].run(feeds)
 

@@ -19,6 +19,9 @@ from edge_sdk.errors import BackendError
 
 _FREE = {"Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split",
          "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
+_UNKNOWN = {"Attention", "ConvInteger", "DeformConv", "Einsum", "GRU", "LSTM", "MatMulInteger", "QLinearConv",
+            "QLinearMatMul", "RNN"}  # fmt: skip
+"""Products whose FLOPs nothing here counts: an error, where a 0 would look like a count."""
 _BY_INPUT = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean", "ReduceSum"}
 
 
@@ -85,10 +88,10 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
 def _flops(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
     if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
         raise BackendError(f"node {node.name!r}: {node.op_type} holds a sub-graph, whose cost cannot be counted")
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"):
+    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul", *_UNKNOWN}:
         return 0
     known = [shapes.get(name, [-1]) for name in (*node.input[:2], node.output[0])]
-    if any(size < 0 for shape in known for size in shape) or node.op_type == "Einsum":
+    if any(size < 0 for shape in known for size in shape) or node.op_type in _UNKNOWN:
         raise BackendError(f"node {node.name!r}: the cost of this {node.op_type} cannot be counted, shapes {known}")
     a, b, out = known
     if node.op_type == "Conv":  # weight (out, in / groups, kh, kw)

@@ -82,7 +82,7 @@ def export_bundle(
         )
     files = onnx_files(graphs, size, batch)
     if checkpoint.defense != BASELINE:
-        files[REFERENCE] = _undefended_encoder(checkpoint, size, batch)
+        files[REFERENCE] = _undefended_encoder(checkpoint, size, batch, wire_dtype)
     parts = placement_graph(files, graphs.names)
     parity = {"fp32": compare(graphs, parts, files, images, PARITY_LIMIT if wire_dtype == "float32" else None)}
     variants: dict[str, dict[str, bytes]] = {}
@@ -186,11 +186,14 @@ def _accuracy(checkpoint: Checkpoint) -> dict[str, Any]:
     return {**checkpoint.accuracy, "measured_on": on}
 
 
-def _undefended_encoder(checkpoint: Checkpoint, size: int, batch: BatchMode) -> bytes:
-    """The undefended encoder at its default cut, untrained (seed 0): only its cost is compared."""
+def _undefended_encoder(checkpoint: Checkpoint, size: int, batch: BatchMode, wire_dtype: WireDtype) -> bytes:
+    """The undefended encoder at its default cut, untrained (seed 0): only its cost is compared.
+
+    Its features travel in the same dtype: what rounding saves is no merit of a defense.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         shared = {"backbone": checkpoint.config.backbone, "num_classes": checkpoint.config.num_classes}
         model = build_defense(BASELINE, model_config(BASELINE, **shared)).eval()
     example = torch.zeros(2 if batch == "dynamic" else 1, size, size, 3, dtype=torch.uint8)
-    return to_onnx(EdgeGraph(model, [Wire("float32")]).eval(), (example,), ["image"], ["features"], batch)
+    return to_onnx(EdgeGraph(model, [Wire(wire_dtype)]).eval(), (example,), ["image"], ["features"], batch)

@@ -93,7 +93,7 @@ def profile(
             progress=advance,
         )
     if json_file != "-":
-        print_profile(report, layers)
+        print_profile(report, layers, until_stable)
     if json_file is not None:
         write_json(json_file, report)
     if html is not None:

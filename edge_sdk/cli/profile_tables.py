@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import typer
@@ -12,8 +13,12 @@ from ..errors import DataError
 from ..profile.conditions import Conditions, held_back
 from ..profile.encoder import PartProfile, ProfileReport, named_parts
 from ..profile.layer_rows import layer_rows
-from ..profile.stats import UNSTEADY
+from ..profile.power import rail_label
+from ..profile.stats import STEADY, UNSTEADY
 from .tables import print_table
+
+if TYPE_CHECKING:
+    from ..profile.end_to_end import MeasureReport
 
 STATISTICS = (
     ("mean", "mean_ms"), ("std", "std_ms"), ("min", "min_ms"), ("p90", "p90_ms"), ("p95", "p95_ms"), ("p99", "p99_ms"),
@@ -21,8 +26,14 @@ STATISTICS = (
 )  # fmt: skip
 
 
-def print_profile(report: ProfileReport, layers: bool) -> None:
-    """Of everything that the device runs, and what the undefended encoder costs beside it."""
+def print_profile(report: ProfileReport, layers: bool, until_stable: bool = False) -> None:
+    """Of everything that the device runs, and what the undefended encoder costs beside it.
+
+    Args:
+        report: to print.
+        layers: each of the encoder's too.
+        until_stable: steady medians were asked for.
+    """
     parts, ratio = named_parts(report), report.ratio
     names, each = [name for name, _ in parts], [part for _, part in parts]
     header = ["", *names, *([f"undefended / {' + '.join(names[: 1 + len(report.after)])}"] if ratio else [])]
@@ -47,12 +58,12 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         row("coefficient of variation", [f"{p.latency.variation:.1%}" for p in each]),
         row("first run, ms", [f"{p.first_run_ms:.3f}" for p in each]),
         row("images a second", [f"{p.throughput:,.0f}" for p in each]),
-        *(row(f"{rail}, mJ a run (above idle)", [_energy(p, rail) for p in each]) for rail in _rails(report)),
+        *(row(f"{label}, mJ a run (above idle)", [_energy(p, rail) for p in each]) for rail, label in _rails(report)),
     ]  # fmt: skip
     latency = report.encoder.latency
     print_table(
         f"{report.defense}, batch {report.batch}: {latency.num_samples} runs after {latency.num_warmup} of warm-up, "
-        f"in turns\n{report.backend} in {report.precision} on {_ran_on(report)}",
+        f"in turns\n{report.backend} in {report.precision} on {ran_on(report)}",
         header,
         rows,
     )
@@ -68,8 +79,18 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
     for name, at in (("before", report.begin), ("after", report.end)):
         if told := _conditions(at):
             typer.echo(f"{name}: {told}")
-    for line in held_back(report.begin, report.during):
+    unknown = [name for name, part in parts if until_stable and not part.latency.steady]
+    if unknown:
+        typer.echo(
+            f"edgesdk: warning: after {latency.num_samples} runs the median of {', '.join(unknown)} is still not known "
+            f"to {STEADY:.0%} either way; lock the clocks, or end what else runs",
+            err=True,
+        )
+    for line in held_back(report.begin, report.during, report.end):
         typer.echo(f"edgesdk: warning: {line}; cool it, or choose a lower power mode", err=True)
+    for name, part in parts:
+        for line in held_back(report.begin, part.energy.during, report.begin) if part.energy else []:
+            typer.echo(f"edgesdk: warning: while the energy of {name} was measured, {line}", err=True)
     if report.during.alarms:
         typer.echo(
             f"edgesdk: warning: over current on {', '.join(report.during.alarms)} during the runs: the module lowers "
@@ -80,7 +101,7 @@ def print_profile(report: ProfileReport, layers: bool) -> None:
         _print_layers(report)
 
 
-def _ran_on(report: ProfileReport) -> str:
+def ran_on(report: ProfileReport | MeasureReport) -> str:
     """Library, GPU and machine."""
     return f"{report.accelerator}, {report.machine}" if report.accelerator else str(report.machine)
 
@@ -106,8 +127,9 @@ def _print_gpu_steps(parts: Sequence[tuple[str, PartProfile]]) -> None:
     print_table("on the GPU, step by step, ms", ["part", "step", *(name for name, _ in shown)], rows)
 
 
-def _rails(report: ProfileReport) -> list[str]:
-    return list(report.encoder.energy.run_mj) if report.encoder.energy else []
+def _rails(report: ProfileReport) -> list[tuple[str, str]]:
+    energy = report.encoder.energy
+    return [(rail, rail_label(rail, energy.total_rail)) for rail in energy.run_mj] if energy else []
 
 
 def _energy(part: PartProfile, rail: str) -> str:
@@ -139,10 +161,12 @@ def _print_layers(report: ProfileReport) -> None:
 
 def _under(report: ProfileReport) -> str:
     """What two reports must have in common for their ratio to be of the models."""
+    threads = f" by {report.num_threads} threads" if report.num_threads else ""
     mode = f", power mode {report.begin.power_mode}" if report.begin.power_mode else ""
     limits = report.begin.gpu_mhz[1:] if report.begin.gpu_mhz else None
     clocks = f", GPU at {limits[0]} to {limits[1]} MHz" if limits else ""
-    return f"{report.backend} on {_ran_on(report)}{mode}{clocks}"
+    memory = f", memory at most {report.begin.memory_cap_mhz} MHz" if report.begin.memory_cap_mhz else ""
+    return f"{report.backend}{threads}, batch {report.batch}, on {ran_on(report)}{mode}{clocks}{memory}"
 
 
 def load_report(path: Path) -> ProfileReport:
@@ -173,7 +197,7 @@ def print_comparison(reports: Sequence[tuple[Path, ProfileReport]]) -> None:
         for path, report in reports
     ]
     machines = dict.fromkeys(_under(report) for _, report in reports)
-    note = "" if len(machines) == 1 else "\nNOT THE SAME MACHINE, MODE OR SOFTWARE: the ratio is of everything together"
+    note = "" if len(machines) == 1 else "\nNOT THE SAME MACHINE, MODE, BATCH OR SOFTWARE: the ratio is of all together"
     print_table(
         "\n".join(machines) + note + "\nmeasured at different times: profile both in one bundle for a ratio in turns",
         ["report", "", "MFLOP", "wire bytes", "p50, ms", "95 % interval, ms", "to the first"],

@@ -13,6 +13,8 @@ from .sampler import Sampler
 __all__ = ["Conditions", "ConditionsSampler", "Extremes", "held_back"]
 
 INTERVAL_S = 0.2
+LEAST = 0.98
+"""Of the lowest clock allowed: a PC measures its clock, and may find one just below."""
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -24,7 +26,10 @@ class Conditions(msgspec.Struct, frozen=True):
         cpu_mhz: the first CPU's clock: now, lowest and highest allowed.
         temperatures_c: by thermal zone.
         alarms: rails whose current is over its limit, so that the module lowers its clocks.
-        memory_cap_mhz: what a Jetson's power mode allows the memory's clock; None where it sets no limit either.
+        memory_cap_mhz: what a Jetson's power mode allows the memory's clock; from JetPack 6 on its highest where there
+            is no cap, before None.
+        over_current: how often each of a module's over-current limits was met since it started, by name; every time it
+            lowers its clocks for a moment.
     """
 
     power_mode: str | None
@@ -33,6 +38,7 @@ class Conditions(msgspec.Struct, frozen=True):
     temperatures_c: dict[str, float]
     alarms: list[str]
     memory_cap_mhz: int | None = None
+    over_current: dict[str, int] = {}
 
     @classmethod
     def now(cls, root: Path = Path("/")) -> Conditions:
@@ -50,6 +56,7 @@ class Conditions(msgspec.Struct, frozen=True):
             temperatures_c=_temperatures(sysfs),
             alarms=_alarms(sysfs),
             memory_cap_mhz=_memory_cap_mhz(sysfs),
+            over_current=_over_current(sysfs),
         )
 
 
@@ -71,14 +78,19 @@ class Extremes(msgspec.Struct, frozen=True):
     alarms: list[str]
 
 
-def held_back(begin: Conditions, during: Extremes) -> list[str]:
-    """Whether the machine lowered its clocks below what it was allowed when the runs began, a line for each clock."""
-    lines = []
+def held_back(begin: Conditions, during: Extremes, end: Conditions) -> list[str]:
+    """What made the machine lower its clocks below what it was allowed when the runs began, a line for each."""
+    lines = [
+        f"the over-current limit {name} was met {count - begin.over_current.get(name, 0)} times during the runs, "
+        "and lowered the clocks"
+        for name, count in end.over_current.items()
+        if count > begin.over_current.get(name, 0)
+    ]
     for name, allowed, lowest in (
         ("GPU", begin.gpu_mhz, during.lowest_gpu_mhz),
         ("CPU", begin.cpu_mhz, during.lowest_cpu_mhz),
     ):
-        if allowed is not None and lowest is not None and lowest < allowed[1]:
+        if allowed is not None and lowest is not None and lowest < LEAST * allowed[1]:
             lines.append(
                 f"the {name}'s clock fell to {lowest} MHz during the runs, below the {allowed[1]} MHz that were the "
                 "lowest allowed: heat or current held it back"
@@ -127,9 +139,18 @@ def _cpu_mhz(sysfs: Path) -> tuple[int, int, int] | None:
 
 
 def _memory_cap_mhz(sysfs: Path) -> int | None:
-    """What nvpmodel wrote, in Hz; 0 is no limit."""
-    hertz = read_number(sysfs / "kernel" / "nvpmodel_emc_cap" / "emc_iso_cap")
-    return hertz // 1_000_000 if hertz else None
+    """What nvpmodel wrote, in Hz; before JetPack 6, 0 and its -1 (as the driver stores it) are no limit."""
+    hertz = read_number(sysfs / "kernel" / "nvpmodel_clk_cap" / "emc")
+    if hertz is None:
+        hertz = read_number(sysfs / "kernel" / "nvpmodel_emc_cap" / "emc_iso_cap")
+    return hertz // 1_000_000 if hertz and hertz > 0 and hertz != 2**31 - 1 else None
+
+
+def _over_current(sysfs: Path) -> dict[str, int]:
+    """The soctherm driver's counters, which miss none as looking five times a second does."""
+    files = sorted((sysfs / "class" / "hwmon").glob("hwmon*/oc*_event_cnt"))
+    counted = {path.name.removesuffix("_event_cnt"): read_number(path) for path in files}
+    return {name: count for name, count in counted.items() if count is not None}
 
 
 def _temperatures(sysfs: Path) -> dict[str, float]:

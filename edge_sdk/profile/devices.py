@@ -21,7 +21,7 @@ ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 class PowerMode(msgspec.Struct, frozen=True):
     """Attributes:
-    name: as nvpmodel prints it.
+    name: as nvpmodel prints it, less AGX Orin's MODE_.
     num_sms: that are on.
     gpu_mhz: highest clock.
     memory_gbps: highest bandwidth, 10^9 bytes a second.
@@ -56,7 +56,7 @@ class Device(msgspec.Struct, frozen=True):
     modes: tuple[PowerMode, ...]
 
     def mode(self, name: str | None) -> PowerMode:
-        """The mode of that name, in any case; None is the highest.
+        """The mode of that name, in any case, with or without the MODE_ of some; None is the highest.
 
         Raises:
             ConfigError: there is none.
@@ -64,7 +64,7 @@ class Device(msgspec.Struct, frozen=True):
         if name is None:
             return self.modes[0]
         for mode in self.modes:
-            if mode.name.lower() == name.lower():
+            if mode.name.lower() == name.lower().removeprefix("mode_"):
                 return mode
         raise ConfigError(f"{self.name} has no power mode {name!r}; it has {', '.join(m.name for m in self.modes)}")
 

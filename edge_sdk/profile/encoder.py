@@ -13,7 +13,8 @@ import msgspec
 from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
 from ..bundle import EDGE, Cost, Part, PartyBundle, Precision, open_party
 from ..errors import DeviceError
-from ..tensors import Array
+from ..noise import draw_noise
+from ..tensors import Array, TensorSpec
 from .conditions import Conditions, ConditionsSampler, Extremes
 from .feeds import random_feeds
 from .layers import layer_times
@@ -36,12 +37,29 @@ IDLE_S, ENERGY_S = 2.0, 5.0
 
 
 class PartEnergy(msgspec.Struct, frozen=True):
-    """What one run of a part draws, mJ by rail: as it is, and above what the idle machine draws."""
+    """What one run of a part draws, by rail.
+
+    Attributes:
+        num_runs: one after the other.
+        seconds: that they took.
+        num_samples: readings of each rail in that time.
+        total_rail: that carries the whole module, the other rails' power included; None where there is none.
+        mean_mw: while it ran.
+        idle_mw: before, with nothing running.
+        run_mj: of one run.
+        above_idle_mj: of one run, less what the idle machine draws in its time.
+        during: the conditions' worst while it ran.
+    """
 
     num_runs: int
+    seconds: float
+    num_samples: int
     total_rail: str | None
+    mean_mw: dict[str, float]
+    idle_mw: dict[str, float]
     run_mj: dict[str, float]
     above_idle_mj: dict[str, float]
+    during: Extremes
 
 
 class PartProfile(msgspec.Struct, frozen=True):
@@ -54,7 +72,8 @@ class PartProfile(msgspec.Struct, frozen=True):
         wire_bytes: that its outputs have for one image.
         load_ms: from the file's content to a model that can run; on a GPU an engine may be built in it.
         first_run_ms: of a batch, apart from the others: libraries set themselves up in it.
-        latency: of one run of a batch, from arrays in memory to arrays in memory, copies to a GPU and back included.
+        latency: of one run of a batch, from arrays in memory to arrays in memory, copies to a GPU and back and the
+            drawing of a defense's noise included.
         samples_ms: the same, run by run.
         throughput: images a second, one run after the other.
         layer_ms: by layer: on a CPU of a run that fuses none, by the ONNX node's name; on a GPU of the engine's own.
@@ -97,7 +116,7 @@ class ProfileReport(msgspec.Struct, frozen=True):
 
     ``after`` are the device's parts that follow the servers' answers. ``wire_bytes_by_server`` is for one image;
     ``accelerator`` is None on a CPU; ``begin`` and ``end`` are the conditions before the first timed run and after the
-    last, ``during`` the worst between.
+    last, ``during`` the worst between. ``wire_dtype`` is what features travel in, the undefended ones' too.
     """
 
     bundle_id: str
@@ -117,6 +136,7 @@ class ProfileReport(msgspec.Struct, frozen=True):
     undefended: PartProfile | None
     ratio: Ratio | None
     accelerator: Accelerator | None = None
+    wire_dtype: str | None = None
 
 
 def named_parts(report: ProfileReport) -> list[tuple[str, PartProfile]]:
@@ -129,6 +149,7 @@ class _Loaded(NamedTuple):
     part: Part
     backend: Backend
     feeds: Mapping[str, Array]
+    noises: Sequence[TensorSpec]
     load_ms: float
     first_run_ms: float
     samples: list[float]
@@ -166,14 +187,14 @@ def profile_edge(
     parts = [*own, *([manifest.reference] if manifest.reference else [])]
     execution = execution._replace(max_batch=batch)
     loaded = [_load(part, bundle, execution, batch) for part in parts]
-    _warm_up(loaded, warmup, 0.0 if execution.backend == "onnxruntime" else LEAST_WARM_UP_S)
+    warmed = _warm_up(loaded, warmup, 0.0 if execution.backend == "onnxruntime" else LEAST_WARM_UP_S)
     begin = Conditions.now()
     with ConditionsSampler() as sampler:
         _time_in_turns(loaded, runs, until_stable, progress)
     end = Conditions.now()
     energies = _energies(loaded)
     profiles = [
-        _profile(each, warmup, batch, bundle, execution, energy) for each, energy in zip(loaded, energies, strict=True)
+        _profile(each, warmed, batch, bundle, execution, energy) for each, energy in zip(loaded, energies, strict=True)
     ]
     for each in loaded:
         each.backend.close()
@@ -196,6 +217,7 @@ def profile_edge(
         undefended=undefended,
         ratio=_ratio(undefended, profiles[: len(own)]) if undefended else None,
         accelerator=Accelerator.of(execution),
+        wire_dtype=own[0].outputs[0].dtype,
     )
 
 
@@ -204,16 +226,18 @@ def _load(part: Part, bundle: PartyBundle, execution: Execution, batch: int) -> 
     backend = open_backend(part, bundle, execution)
     there = time.perf_counter()
     feeds = random_feeds(backend.inputs, batch)
-    return _Loaded(part, backend, feeds, (there - begin) * 1e3, run_ms(backend, feeds), [])
+    noises = [spec for spec in part.inputs if spec.source == "normal"]
+    return _Loaded(part, backend, feeds, noises, (there - begin) * 1e3, run_ms(backend, feeds, noises), [])
 
 
-def _warm_up(loaded: Sequence[_Loaded], rounds: int, seconds: float) -> None:
+def _warm_up(loaded: Sequence[_Loaded], rounds: int, seconds: float) -> int:
     """At least so many rounds and seconds: a GPU's clock rises with its load, and a round may take a millisecond."""
-    end = time.perf_counter() + seconds
-    while rounds > 0 or time.perf_counter() < end:
-        rounds -= 1
+    end, done = time.perf_counter() + seconds, 0
+    while done < rounds or time.perf_counter() < end:
+        done += 1
         for each in loaded:
-            run_ms(each.backend, each.feeds)
+            run_ms(each.backend, each.feeds, each.noises)
+    return done
 
 
 def _time_in_turns(
@@ -222,16 +246,24 @@ def _time_in_turns(
     """In turns, so that a change of the machine's speed meets all parts."""
     for i in range(1, runs + 1):
         for each in loaded:
-            each.samples.append(run_ms(each.backend, each.feeds))
+            each.samples.append(run_ms(each.backend, each.feeds, each.noises))
         progress(i, runs)
         look = until_stable and i % CHECK_ROUNDS == 0
         if look and all(LatencyStats.of(each.samples, 0).steady for each in loaded):
             return
 
 
-def run_ms(backend: Backend, feeds: Mapping[str, Array]) -> float:
-    """Milliseconds of one run, from arrays in memory to arrays in memory: what every latency here is made of."""
+def run_ms(backend: Backend, feeds: Mapping[str, Array], noises: Sequence[TensorSpec] = ()) -> float:
+    """Milliseconds of one run, from arrays in memory to arrays in memory: what every latency here is made of.
+
+    Args:
+        backend: that runs.
+        feeds: its inputs.
+        noises: of these, those that the device draws for every request, as here within the time.
+    """
     begin = time.perf_counter()
+    if noises:
+        feeds = {**feeds, **draw_noise(noises, len(feeds[noises[0].name]))}
     backend.run(feeds)
     return (time.perf_counter() - begin) * 1e3
 
@@ -252,17 +284,28 @@ def _energies(loaded: Sequence[_Loaded]) -> list[PartEnergy | None]:
 
 
 def _energy(loaded: _Loaded, source: PowerSource, idle: Energy) -> PartEnergy:
-    runs, begin = 0, time.monotonic()
-    with PowerSampler(source) as sampler:
+    runs = 0
+    with ConditionsSampler() as watched, PowerSampler(source) as sampler:
+        begin = time.monotonic()
         while time.monotonic() - begin < ENERGY_S:
-            loaded.backend.run(loaded.feeds)
+            run_ms(loaded.backend, loaded.feeds, loaded.noises)
             runs += 1
     found = sampler.energy()
-    return PartEnergy(runs, found.total_rail, found.per_run_mj(runs), found.per_run_mj(runs, idle))
+    return PartEnergy(
+        num_runs=runs,
+        seconds=found.seconds,
+        num_samples=found.num_samples,
+        total_rail=found.total_rail,
+        mean_mw=found.mean_mw,
+        idle_mw=idle.mean_mw,
+        run_mj=found.per_run_mj(runs),
+        above_idle_mj=found.per_run_mj(runs, idle),
+        during=watched.extremes(),
+    )
 
 
 def _profile(
-    loaded: _Loaded, warmup: int, batch: int, bundle: PartyBundle, execution: Execution, energy: PartEnergy | None
+    loaded: _Loaded, num_warmup: int, batch: int, bundle: PartyBundle, execution: Execution, energy: PartEnergy | None
 ) -> PartProfile:
     part, samples = loaded.part, loaded.samples
     if part.cost is None:
@@ -275,7 +318,7 @@ def _profile(
         wire_bytes=sum(spec.bytes_per_sample for spec in part.outputs),
         load_ms=loaded.load_ms,
         first_run_ms=loaded.first_run_ms,
-        latency=LatencyStats.of(samples, warmup),
+        latency=LatencyStats.of(samples, num_warmup),
         samples_ms=samples,
         throughput=batch * len(samples) / sum(samples) * 1e3,
         layer_ms=layer_ms,

@@ -9,13 +9,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ..backends import DEFAULT_EXECUTION, Execution
-from ..bundle import Manifest
+from ..backends import DEFAULT_EXECUTION, BackendName, Execution
+from ..bundle import Manifest, Precision
 from ..credentials import Credentials
 from ..errors import DataError
 from ..images import LabelledImage, decode_image, find_images, fit_image
 from ..runtime import EdgeRuntime, OnMissing, Prediction
-from .machine import Machine
+from .conditions import Conditions
+from .machine import Accelerator, Machine
 from .stats import LatencyStats
 
 __all__ = ["STEPS", "MeasureReport", "ServerReport", "measure"]
@@ -42,12 +43,19 @@ class MeasureReport(msgspec.Struct, frozen=True):
     ``total`` is measured around the whole request. ``steps`` has the STEPS; ``tail`` is None, and counted in
     ``network``, where the server does not report it. ``accuracy`` is of the ``num_labelled`` images whose folder is one
     of the bundle's labels, None where there is none; degraded answers count too. ``feature_bytes_per_image`` is what
-    the tensors hold, without the few hundred bytes of headers. ``servers`` is by party.
+    the tensors hold, without the few hundred bytes of headers. ``servers`` is by party. ``begin`` and ``end`` are the
+    device's conditions before the first counted request and after the last; ``accelerator`` is None on its CPU.
     """
 
     bundle_id: str
     defense: str
     machine: Machine
+    backend: BackendName
+    precision: Precision
+    num_threads: int | None
+    accelerator: Accelerator | None
+    begin: Conditions
+    end: Conditions
     servers: dict[str, ServerReport]
     data: str
     num_images: int
@@ -114,6 +122,7 @@ def measure(
         rows: list[Row] = []
         totals: list[float] = []
         predictions: list[Prediction] = []
+        begin = Conditions.now()
         began = time.perf_counter()
         for i, image in enumerate(found):
             start = time.perf_counter()
@@ -123,6 +132,7 @@ def measure(
             predictions.append(prediction)
             progress(i + 1, len(found))
         seconds = time.perf_counter() - began
+        end, accelerator = Conditions.now(), Accelerator.of(execution)
     labels = {name: i for i, name in enumerate(manifest.labels)}
     predicted = [int(prediction.logits[0].argmax()) for prediction in predictions]
     known = [(labels[image.label], p) for image, p in zip(found, predicted, strict=True) if image.label in labels]
@@ -130,6 +140,12 @@ def measure(
         bundle_id=manifest.bundle_id,
         defense=manifest.defense,
         machine=Machine.here(),
+        backend=execution.backend,
+        precision=execution.precision,
+        num_threads=execution.num_threads,
+        accelerator=accelerator,
+        begin=begin,
+        end=end,
         servers=_servers(manifest, servers, predictions, warmup),
         data=str(data),
         num_images=len(found),

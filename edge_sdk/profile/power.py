@@ -23,7 +23,16 @@ from ..sysfs import read_number, read_text
 from .sampler import Sampler
 from .tegrastats import parse_tegrastats
 
-__all__ = ["Energy", "PowerSampler", "PowerSource", "Rail", "TegrastatsPower", "find_rails", "power_source"]
+__all__ = [
+    "Energy",
+    "PowerSampler",
+    "PowerSource",
+    "Rail",
+    "TegrastatsPower",
+    "find_rails",
+    "power_source",
+    "rail_label",
+]
 
 TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
 """Rails that carry a whole module; AGX Xavier and AGX Orin have none, and adding theirs up would count some twice."""
@@ -111,6 +120,11 @@ def power_source(root: Path = Path("/"), tegrastats: Sequence[str] = TEGRASTATS)
             yield source
     else:
         yield None
+
+
+def rail_label(rail: str, total_rail: str | None) -> str:
+    """The rail's name for people, who may add it to others that it holds."""
+    return f"{rail} (whole module)" if rail == total_rail else rail
 
 
 class TegrastatsPower:

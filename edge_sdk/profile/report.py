@@ -10,6 +10,7 @@ from .conditions import held_back
 from .encoder import ProfileReport, named_parts
 from .layer_rows import layer_rows
 from .plots import latency_histogram, layer_bars, roofline
+from .power import rail_label
 from .roofline import layer_points, measured_roofs
 from .stats import UNSTEADY
 
@@ -42,8 +43,9 @@ def write_html(report: ProfileReport, path: Path) -> None:
             parts=parts,
             unsteady=[name for name, part in parts if part.latency.variation > UNSTEADY],
             histogram=latency_histogram(parts),
+            rail_label=rail_label,
             layers=layer_rows(report.encoder, report.batch, report.precision),
-            held_back=held_back(report.begin, report.during),
+            held_back=held_back(report.begin, report.during, report.end),
             bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
             roofs=roofs,
             roofline=roofline(points, roofs) if roofs else None,

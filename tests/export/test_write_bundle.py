@@ -152,6 +152,12 @@ def test_costs_of_a_convolution_and_a_product_by_hand():
     assert cost.weight_bytes >= 4 * cost.num_params
 
 
+def test_a_product_that_nothing_counts_is_no_zero():
+    model = to_onnx(torch.nn.LSTM(4, 8).eval(), (torch.zeros(2, 3, 4),), ["x"], ["y"])
+    with pytest.raises(BackendError, match="the cost of this LSTM cannot be counted"):
+        count_cost(model)
+
+
 def test_a_module_in_training_mode_is_not_exported():
     with pytest.raises(ValueError, match="training mode"):
         to_onnx(torch.nn.Dropout(), (torch.zeros(2, 3),), ["x"], ["y"])

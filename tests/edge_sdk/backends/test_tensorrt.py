@@ -122,7 +122,7 @@ def test_a_profile_of_a_gpu_tells_its_steps_and_layers(driver, bundle, tmp_path,
     assert "node_conv2d + node_relu" in page
     assert "No roofline" in page
     print_comparison([(Path("a"), report), (Path("b"), msgspec.structs.replace(report, accelerator=None))])
-    assert "NOT THE SAME MACHINE, MODE OR SOFTWARE" in capsys.readouterr().out
+    assert "NOT THE SAME MACHINE, MODE, BATCH OR SOFTWARE" in capsys.readouterr().out
 
 
 def test_without_tensorrt_nothing_else_is_run_instead(bundle):

@@ -1,6 +1,6 @@
 import time
 
-from edge_sdk.profile.conditions import INTERVAL_S, Conditions, ConditionsSampler, held_back
+from edge_sdk.profile.conditions import INTERVAL_S, Conditions, ConditionsSampler, Extremes, held_back
 
 
 def _write(path, text):
@@ -21,12 +21,18 @@ def test_a_jetsons_conditions_are_read_from_its_files(tmp_path):
     for n, label in ((1, "VDD_IN"), (2, "VDD_CPU_GPU_CV")):
         _write(monitor / f"in{n}_label", label)
         _write(monitor / f"curr{n}_max_alarm", int(n == 1))
+    counter = tmp_path / "sys/class/hwmon/hwmon1/oc3_event_cnt"
+    _write(counter, 27_390)
     cap = tmp_path / "sys/kernel/nvpmodel_emc_cap/emc_iso_cap"
     _write(cap, 2_133_000_000)
     conditions = Conditions.now(tmp_path)
     assert conditions.memory_cap_mhz == 2133
-    _write(cap, 0)
-    assert Conditions.now(tmp_path).memory_cap_mhz is None
+    for unlimited in (0, 2**31 - 1):
+        _write(cap, unlimited)
+        assert Conditions.now(tmp_path).memory_cap_mhz is None
+    _write(tmp_path / "sys/kernel/nvpmodel_clk_cap/emc", 3_199_000_000)  # JetPack 6
+    assert Conditions.now(tmp_path).memory_cap_mhz == 3199
+    assert conditions.over_current == {"oc3": 27_390}
     assert conditions.gpu_mhz == (1020, 1020, 1020)
     assert conditions.cpu_mhz == (1728, 729, 1728)
     assert conditions.temperatures_c == {"cpu-thermal": 48.906}
@@ -59,8 +65,28 @@ def test_what_happens_between_is_seen(tmp_path):
     assert worst.lowest_gpu_mhz == 510
     assert worst.lowest_cpu_mhz is None
     assert worst.highest_c == {"gpu-thermal": 97.5}
-    (line,) = held_back(Conditions.now(tmp_path), worst)
+    now = Conditions.now(tmp_path)
+    (line,) = held_back(now, worst, now)
     assert "the GPU's clock fell to 510 MHz during the runs, below the 1020 MHz" in line
     _write(clock / "min_freq", 306_000_000)
-    assert not held_back(Conditions.now(tmp_path), worst)  # a clock that may vary does
+    now = Conditions.now(tmp_path)
+    assert not held_back(now, worst, now)  # a clock that may vary does
     assert worst.alarms == ["VDD_IN"]
+
+
+def test_over_current_between_two_looks_is_counted(tmp_path):
+    """An alarm lasts milliseconds; the module's own counters keep what nobody looked at."""
+    counters = [tmp_path / f"sys/class/hwmon/hwmon{i}/oc{i}_event_cnt" for i in (1, 2)]
+    for counter in counters:
+        _write(counter, 5)
+    with ConditionsSampler(tmp_path) as sampler:
+        begin = Conditions.now(tmp_path)
+        _write(counters[1], 12)
+    (line,) = held_back(begin, sampler.extremes(), Conditions.now(tmp_path))
+    assert line.startswith("the over-current limit oc2 was met 7 times during the runs")
+
+
+def test_a_measured_clock_just_below_the_lowest_is_no_alarm():
+    begin = Conditions(None, None, (900, 800, 3000), {}, [])
+    assert not held_back(begin, Extremes(1, None, 799, {}, []), begin)
+    assert held_back(begin, Extremes(1, None, 700, {}, []), begin)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import sys
@@ -5,10 +6,14 @@ import sys
 import pytest
 
 from edge_sdk.bundle import LayerCost, open_party
+from edge_sdk.cli.profile_tables import print_profile
+from edge_sdk.noise import draw_noise
 from edge_sdk.profile import encoder, power
 from edge_sdk.profile.encoder import profile_edge
 from edge_sdk.profile.report import write_html
 from edge_sdk.profile.roofline import layer_points, measured_roofs
+from export.parity import parity_images
+from export.write_bundle import export_bundle
 
 from ...conftest import assert_one_line_error, edgesdk_here
 
@@ -44,21 +49,55 @@ def test_energy_of_a_run_comes_from_the_rails(bundle, tmp_path, monkeypatch):
     energy = report.encoder.energy
     assert energy.num_runs >= 1
     assert energy.total_rail == "VDD_IN"
+    assert energy.mean_mw["VDD_SOC"] == energy.idle_mw["VDD_SOC"] == pytest.approx(2000)
+    assert energy.seconds >= 0.3
+    assert energy.num_samples >= 2
+    assert energy.during.num_samples >= 2
     # 5 W for 0.3 s, and what the last run and the sampler take after it.
     assert 0.99 * 1500 <= energy.run_mj["VDD_IN"] * energy.num_runs <= 3 * 1500
     assert energy.above_idle_mj["VDD_IN"] == pytest.approx(0, abs=1e-6)
     write_html(report, tmp_path / "p.html")
-    assert "VDD_SOC, mJ a run (above idle)" in (tmp_path / "p.html").read_text()
+    page = (tmp_path / "p.html").read_text()
+    assert "VDD_SOC, mJ a run (above idle)" in page
+    assert "VDD_IN (whole module), mJ a run (above idle)" in page
 
 
-def test_until_stable_stops_early_or_at_the_cap(bundle):
-    done = []
-    long = profile_edge(
-        bundle / "edge", runs=400, warmup=0, until_stable=True, progress=lambda i, total: done.append((i, total))
+@pytest.mark.parametrize(("times", "expected"), [((1.0, 1.0), 50), ((1.0, 2.0), 120)])
+def test_until_stable_stops_where_the_medians_are_known_or_at_the_cap(bundle, monkeypatch, capsys, times, expected):
+    """Two parts are run in turns, so that each of them sees both times."""
+    done, taken = [], itertools.cycle([times[0], times[0], times[1], times[1]])
+    monkeypatch.setattr(encoder, "run_ms", lambda *arguments: next(taken))
+    report = profile_edge(
+        bundle / "edge", runs=120, warmup=3, until_stable=True, progress=lambda i, total: done.append((i, total))
     )
-    count = long.encoder.latency.num_samples
-    assert count == len(done)
-    assert count == 400 or (count % 50 == 0 and long.encoder.latency.steady and long.undefended.latency.steady)
+    assert report.encoder.latency.num_samples == len(done) == expected
+    assert report.encoder.latency.num_warmup == 3
+    print_profile(report, layers=False, until_stable=True)
+    told = "after 120 runs the median of encoder, undefended is still not known to 2% either way"
+    assert (told in " ".join(capsys.readouterr().err.split())) == (expected == 120)
+
+
+def test_the_time_of_a_run_has_the_drawing_of_its_noise(make_checkpoint, tmp_path, monkeypatch):
+    export_bundle(make_checkpoint("gaussian"), tmp_path / "b", images=parity_images(None, 32))
+    drawn = []
+    monkeypatch.setattr(encoder, "draw_noise", lambda specs, batch: drawn.append(batch) or draw_noise(specs, batch))
+    report = profile_edge(tmp_path / "b" / "edge", batch=2, runs=5, warmup=1)
+    assert drawn == [2] * 7  # the first run, the warm-up, and those timed; nothing of the undefended encoder's
+    assert report.wire_dtype == "FP32"
+    assert report.encoder.layer_ms
+
+
+@pytest.mark.parametrize("wire_dtype", ["float16", "uint8"])
+def test_both_encoders_send_in_the_same_dtype(make_checkpoint, tmp_path, wire_dtype):
+    """What rounding saves is no merit of the defense."""
+    checkpoint = make_checkpoint("siftfunnel")
+    ratios = []
+    for name in ("float32", wire_dtype):
+        export_bundle(checkpoint, tmp_path / name, images=parity_images(None, 32), wire_dtype=name)
+        report = profile_edge(tmp_path / name / "edge", runs=1, warmup=0)
+        assert report.wire_dtype == {"float32": "FP32", "float16": "FP16", "uint8": "UINT8"}[name]
+        ratios.append(report.ratio.wire_bytes)
+    assert ratios[0] == ratios[1]
 
 
 def test_a_layers_place_under_the_roof():

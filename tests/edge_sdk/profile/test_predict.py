@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,17 @@ import pytest
 from edge_sdk.bundle import LayerCost
 from edge_sdk.errors import ConfigError
 from edge_sdk.profile.devices import DEVICES, Device, PowerMode, find_device
-from edge_sdk.profile.predict import CONSTANTS, INTERVAL, MEDIAN_ERROR, Constants, Kernel, fuse_kernels, kernel_ms
+from edge_sdk.profile.predict import (
+    CONSTANTS,
+    INTERVAL,
+    MEDIAN_ERROR,
+    WORST_BOARD,
+    WORST_BOARD_ERROR,
+    Constants,
+    Kernel,
+    fuse_kernels,
+    kernel_ms,
+)
 
 from ...conftest import ROOT, assert_one_line_error, edgesdk
 
@@ -83,23 +92,37 @@ def test_orin_figures_give_the_published_peaks():
         assert 2 * dense == pytest.approx(tops, rel=0.01)
 
 
-def test_the_constants_and_their_error_are_those_of_the_fit():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import fit_predictor
-    finally:
-        sys.path.pop(0)
+@pytest.fixture
+def fit_predictor(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import fit_predictor
+
+    return fit_predictor
+
+
+def test_the_kept_kernels_are_those_of_this_fusing(fit_predictor):
+    counted = fit_predictor.count_kernels("squeezenet1_1")
+    assert counted["squeezenet1_1"] == fit_predictor.load_kernels()["squeezenet1_1"]
+
+
+def test_the_constants_and_their_error_are_those_of_the_fit(fit_predictor):
     kernels = fit_predictor.load_kernels()
     found = fit_predictor.fit(fit_predictor.POINTS, kernels)
     for name in Constants.__struct_fields__:
         assert getattr(found, name) == pytest.approx(getattr(CONSTANTS, name), rel=0.02), name
-    unseen = list(fit_predictor.errors_of_unseen_devices(kernels).values())
+    boards = fit_predictor.by_board(fit_predictor.errors_of_unseen_devices(kernels))
+    unseen = [error for errors in boards.values() for error in errors]
     assert np.median([abs(math.exp(error) - 1) for error in unseen]) == pytest.approx(MEDIAN_ERROR, abs=0.02)
-    assert np.mean([abs(error) <= math.log(INTERVAL) for error in unseen]) >= 0.8
+    worst = {name: fit_predictor.median_error(errors) for name, errors in boards.items()}
+    assert max(worst, key=worst.get) == WORST_BOARD
+    assert worst[WORST_BOARD] == pytest.approx(WORST_BOARD_ERROR, abs=0.03)
+    assert fit_predictor.factor(boards) == pytest.approx(INTERVAL, abs=0.05)
+    covered = [np.mean([abs(error) <= math.log(INTERVAL) for error in errors]) for errors in boards.values()]
+    assert np.mean(covered) >= 0.8
 
 
 def test_the_command_estimates_and_says_so(bundle):
-    done = edgesdk("profile", bundle / "edge", "--device", "orin-nano-8gb", "--power-mode", "15w", "--json", "-")
+    done = edgesdk("profile", bundle / "edge", "--device", "orin-nano-8gb", "--power-mode", "MODE_15w", "--json", "-")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["measured"] is False
