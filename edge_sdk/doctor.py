@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from .sysfs import read_text
 __all__ = ["Check", "examine"]
 
 TESTED_PYTHONS = ((3, 10), (3, 12))
+LOCAL = Path("/usr/local")
 LITTLE_MEMORY = 1 << 30
 
 
@@ -103,7 +105,8 @@ def _jetpack(l4t: str, known: jetson.JetPack) -> Check:
         )
         return Check("JetPack", "missing", found, advice)
     if known.tensorrt == "8.6":
-        return Check("JetPack", "missing", found, "its TensorRT is too old: update to JetPack 6.1 or later")
+        state: Literal["warn", "missing"] = "warn" if _tensorrt_reads_us() else "missing"  # one installed beside it
+        return Check("JetPack", state, found, "its TensorRT is too old: update to JetPack 6.1 or later")
     if known.python != f"{sys.version_info[0]}.{sys.version_info[1]}":
         return Check("JetPack", "warn", found, f"use Python {known.python}, or TensorRT cannot be imported")
     return Check("JetPack", "ok", found)
@@ -111,11 +114,13 @@ def _jetpack(l4t: str, known: jetson.JetPack) -> Check:
 
 def _toolkit() -> Iterator[Check]:
     """CUDA's compiler and headers, which pycuda is built with."""
-    places = sorted(Path("/usr/local").glob("cuda*/bin/nvcc"), reverse=True)
-    compiler = shutil.which("nvcc") or next((str(place) for place in places), None)
+    # The link first, which names the one in use.
+    places = [LOCAL / "cuda/bin/nvcc", *sorted(LOCAL.glob("cuda-*/bin/nvcc"), key=_release, reverse=True)]
+    compiler = shutil.which("nvcc") or next((str(place) for place in places if place.exists()), None)
     if compiler is None:
         install = "pycuda is compiled with it: on a Jetson sudo apt install nvidia-jetpack, else NVIDIA's CUDA toolkit"
-        yield Check("CUDA toolkit", "missing", "no nvcc in PATH or /usr/local/cuda*/bin", install)
+        there = find_spec("pycuda") is not None  # and once it is, it is not needed any more
+        yield Check("CUDA toolkit", "warn" if there else "missing", "no nvcc in PATH or /usr/local/cuda*/bin", install)
         return
     try:
         said = subprocess.run(  # noqa: S603  (the compiler of this machine)
@@ -128,6 +133,11 @@ def _toolkit() -> Iterator[Check]:
     advice = None if shutil.which("nvcc") else f"add {Path(compiler).parent} to PATH before installing pycuda"
     state: Literal["ok", "warn"] = "ok" if advice is None else "warn"
     yield Check("CUDA toolkit", state, f"{release[1] if release else 'unknown version'} ({compiler})", advice)
+
+
+def _release(compiler: Path) -> list[int]:
+    """Of .../cuda-12.6/bin/nvcc."""
+    return [int(number) for number in re.findall(r"\d+", compiler.parts[-3])]
 
 
 def _gpu() -> Iterator[Check]:
@@ -154,6 +164,13 @@ def _describe_gpu() -> str:
 
 def _tensorrt() -> Iterator[Check]:
     yield _tried("TensorRT", lambda: _describe_library("tensorrt"))
+
+
+def _tensorrt_reads_us() -> bool:
+    try:
+        return not load_library("tensorrt").too_old
+    except EdgeSDKError:
+        return False
 
 
 def _rtx() -> Iterator[Check]:

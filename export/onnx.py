@@ -125,12 +125,26 @@ def to_onnx(
     opset = {entry.domain: entry.version for entry in model.opset_import}.get("")
     if opset != OPSET:
         raise BackendError(f"asked for ONNX opset {OPSET}, got {opset}")
+    _state_kernel_shapes(model)
     for node in model.graph.node:  # stack traces would carry the exporting machine's paths
         del node.metadata_props[:]
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     del model.metadata_props[:], model.graph.metadata_props[:]
     return checked_onnx(model)
+
+
+def _state_kernel_shapes(model: Any) -> None:
+    """In every convolution: onnxscript does so from 0.7.2 on, and TensorRT's parser before 10.4 (JetPack 6) needs it.
+
+    Behind quantised weights that parser does not look at the weights' own shape.
+    """
+    import onnx
+
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and all(attribute.name != "kernel_shape" for attribute in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("kernel_shape", shapes[node.input[1]][2:]))
 
 
 def checked_onnx(model: Any) -> bytes:

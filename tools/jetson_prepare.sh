@@ -9,6 +9,7 @@
 set -euo pipefail
 # Of root's own: jetson_clocks writes, as root, what a stored file says. /run is empty after a boot, as the clocks are.
 STORE=/run/edgesdk/jetson-clocks
+ROOT=${EDGESDK_ROOT:-}  # of the file system, for tests
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'jetson_prepare: %s\n' "$1" >&2; exit "${2:-1}"; }  # a message, and an exit status
@@ -19,22 +20,23 @@ as_root() {
 need() { command -v "$1" >/dev/null || die "$1 is not on this machine; it comes with NVIDIA's L4T for Jetson"; }
 
 show() {
-  say "module     $(tr -d '\0' </proc/device-tree/model 2>/dev/null || say unknown)"
-  say "L4T        $(head -n 1 /etc/nv_tegra_release 2>/dev/null || say unknown)"
+  say "module     $(tr -d '\0' 2>/dev/null <"$ROOT/proc/device-tree/model" || say unknown)"
+  say "L4T        $(head -n 1 "$ROOT/etc/nv_tegra_release" 2>/dev/null || say unknown)"
   if command -v nvpmodel >/dev/null; then
     say "power mode $(nvpmodel -q 2>/dev/null | tr '\n' ' ')"
-    say "modes      $(grep -oE '< *POWER_MODEL +ID=[0-9]+ +NAME=[^ >]+' /etc/nvpmodel.conf 2>/dev/null |
+    say "modes      $(grep -oE '< *POWER_MODEL +ID=[0-9]+ +NAME=[^ >]+' "$ROOT/etc/nvpmodel.conf" 2>/dev/null |
       sed -E 's/.*ID=([0-9]+) +NAME=(.*)/\1 \2/' | paste -sd, - || true)"
   fi
-  for folder in /sys/class/devfreq/*; do
+  for folder in "$ROOT"/sys/class/devfreq/*; do
     case ${folder##*/} in
     *gpu* | *ga10b* | *gv11b* | *gp10b*)
+      [ -r "$folder/cur_freq" ] && [ -r "$folder/min_freq" ] && [ -r "$folder/max_freq" ] || continue
       say "GPU clock  $(($(cat "$folder/cur_freq") / 1000000)) MHz, $(($(cat "$folder/min_freq") / 1000000)) to" \
         "$(($(cat "$folder/max_freq") / 1000000)) allowed"
       ;;
     esac
   done
-  for mask in /sys/devices/gpu.0/tpc_pg_mask /sys/devices/platform/gpu.0/tpc_pg_mask; do
+  for mask in "$ROOT"/sys/devices/gpu.0/tpc_pg_mask "$ROOT"/sys/devices/platform/gpu.0/tpc_pg_mask; do
     [ -r "$mask" ] && say "TPCs off   mask $(cat "$mask")"
   done
   say "memory     $(awk '/MemAvailable/ {printf "%d MiB free", $2 / 1024}' /proc/meminfo)"
@@ -48,7 +50,7 @@ case ${1:-} in
   need nvpmodel
   as_root nvpmodel -m "$2"
   # Over a connection without a terminal a mode that wants a reboot is left out without a word.
-  now=$(nvpmodel -q | tail -n 1)
+  now=$(nvpmodel -q | tail -n 1) || die "nvpmodel -q fails: which power mode it is now is not known"
   [ "$now" = "$2" ] || die "the power mode is $now, not $2: reboot, and look again"
   as_root rm -f "$STORE"  # the limits of the mode before
   ;;
@@ -67,5 +69,5 @@ case ${1:-} in
 -h | --help) sed -n '2,8p' "$0" | cut -c3- ; exit 0 ;;
 *) die "unknown option $1; see the top of this file" 2 ;;
 esac
-[ -e /etc/nv_tegra_release ] || die "this is no Jetson: no /etc/nv_tegra_release"
+[ -e "$ROOT/etc/nv_tegra_release" ] || die "this is no Jetson: no /etc/nv_tegra_release"
 show

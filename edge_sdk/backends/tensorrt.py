@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.build import WANT_OF_MEMORY, EngineOptions
+from ..engine.build import EngineOptions
 from ..engine.cache import cached_engine
 from ..engine.gpu import Gpu, cuda
 from ..engine.library import load_library
@@ -66,7 +67,8 @@ class TensorRTBackend:
     def __init__(self, name: str, onnx: bytes, options: EngineOptions) -> None:
         library = load_library("tensorrt")
         gpu = Gpu.here()
-        found = cached_engine(name, onnx, options, library.name, library.version, gpu)
+        find = partial(cached_engine, name, onnx, options, library.name, library.version, gpu)
+        found = find()
         self._cuda = cuda()
         self._lock = threading.Lock()
         self.max_batch = options.max_batch
@@ -76,15 +78,19 @@ class TensorRTBackend:
             self._runtime = library.new(library.module.Runtime)
             free, _ = self._cuda.mem_get_info()  # what the library itself takes is no part's
             self._engine = self._runtime.deserialize_cuda_engine(found.content)
+            if self._engine is None and found.found and not library.log.wants_memory:
+                # JetPack 6 tells three of the version's four numbers: an update may have changed the one that is not
+                # in the key.
+                found = find(anew=True)
+                library.log.clear()
+                self._engine = self._runtime.deserialize_cuda_engine(found.content)
             if self._engine is None:
                 said = library.log.text()
-                if WANT_OF_MEMORY.search(said):
+                if library.log.wants_memory:
                     raise DeviceError(
                         f"TensorRT {library.version} has no memory for {name}: {said}; {WITH_LITTLE_MEMORY}"
                     )
-                raise BackendError(
-                    f"TensorRT {library.version} does not load {found.path}: {said}; remove it to build it again"
-                )
+                raise BackendError(f"TensorRT {library.version} does not load what it built, {found.path}: {said}")
             self._execution = self._engine.create_execution_context()
             if self._execution is None:
                 raise DeviceError(
@@ -172,7 +178,8 @@ class TensorRTBackend:
         return views
 
     def close(self) -> None:
-        # Detached while it is current: pycuda takes a released context off the thread by itself.
+        # Detached while it is current: pycuda takes a released context off its own stack of them by itself. It stays on
+        # CUDA's, which pycuda cannot change: an entry for each close, without effect.
         self._context.push()
         try:
             with suppress(self._cuda.Error):  # after a fault all fails, and the fault itself is what is to be told

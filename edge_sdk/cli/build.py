@@ -23,7 +23,9 @@ def build(
     target: list[str] = typer.Option(
         [], help="Build for this GPU, such as sm_89, without one here, by TensorRT for RTX; may be repeated."
     ),
-    out: Path | None = typer.Option(None, help="Folder for the engines; default: the cache, where run finds them."),
+    out: Path | None = typer.Option(
+        None, help="Folder for the engines; default: the cache, where run finds this GPU's."
+    ),
     layers: bool = typer.Option(False, help="Print every layer."),
     json_file: str | None = typer.Option(
         None, "--json", help="Write the engines' records here; - for standard output."

@@ -6,7 +6,6 @@ guide, sections on strong typing and dynamic shapes.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -20,7 +19,6 @@ __all__ = ["OUT_OF_MEMORY", "EngineLayer", "EngineOptions", "build_engine"]
 OUT_OF_MEMORY = (
     "close the desktop (it takes some 800 MB), add a swap file, lower --max-batch, change --workspace, or choose fp16"
 )
-WANT_OF_MEMORY = re.compile(r"out ?of ?memory|workspace limit|insufficient memory", re.IGNORECASE)
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,7 +99,7 @@ def build_engine(onnx: bytes, options: EngineOptions, library: TensorRT) -> tupl
     content = builder.build_serialized_network(network, config)
     if content is None:
         said = library.log.text() or "it gives no reason"
-        kind = DeviceError if WANT_OF_MEMORY.search(said) else BackendError
+        kind = DeviceError if library.log.wants_memory else BackendError
         advice = f"; {OUT_OF_MEMORY}" if kind is DeviceError else ""
         raise kind(f"{library.name} {library.version} builds no engine of the model: {said}{advice}")
     return bytes(content), layers

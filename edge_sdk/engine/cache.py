@@ -30,7 +30,7 @@ class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sha256: of the engine's file.
         onnx_sha256: of the model that it was built from.
         library: that built it, and the only one that can run it.
-        version: of the library, in full.
+        version: of the library, as far as its Python package tells: JetPack 6's has three of the four numbers.
         gpu: that it was built on; None for an engine that was built for other GPUs.
         options: what it was built for.
         layers: of the network.
@@ -69,6 +69,8 @@ def cached_engine(
     version: str,
     gpu: Gpu | None,
     folder: Path | None = None,
+    *,
+    anew: bool = False,
 ) -> CachedEngine:
     """The engine that was built of this before, or a new one; a kept one that is damaged is built again.
 
@@ -82,6 +84,7 @@ def cached_engine(
         version: of the library.
         gpu: of this machine; None where ``options.targets`` names others.
         folder: that engines are kept in; None takes ``engines`` of the cache folder.
+        anew: build it though there is one.
 
     Raises:
         DataError: the folder cannot be written to.
@@ -92,7 +95,7 @@ def cached_engine(
     note = path.with_suffix(".json")
     kept = _kept(path, note)
     asked = options.workspace_bytes
-    if kept is not None and asked in (None, kept.record.options.workspace_bytes):
+    if not anew and kept is not None and asked in (None, kept.record.options.workspace_bytes):
         return kept
     try:
         folder.mkdir(parents=True, exist_ok=True)

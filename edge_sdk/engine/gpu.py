@@ -52,11 +52,16 @@ def cuda() -> Any:
 
     Raises:
         MissingExtra: pycuda is not installed.
-        DeviceError: CUDA finds no device, or cannot be loaded.
+        DeviceError: CUDA finds no device, or cannot be loaded; pycuda is damaged.
     """
     try:
         driver: Any = import_module("pycuda.driver")
     except ModuleNotFoundError as error:
+        if error.name != "pycuda":
+            raise DeviceError(
+                f"pycuda is installed and damaged ({error}): pip install --force-reinstall --no-cache-dir pycuda, with "
+                "CUDA's compiler in reach"
+            ) from error
         raise MissingExtra(
             "TensorRT engines need pycuda, which is not installed: pip install pycuda, with CUDA's compiler in reach "
             "(on a Jetson: CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH pip install pycuda)"

@@ -6,6 +6,7 @@ What a version can do is found by looking for names, never by comparing version 
 from __future__ import annotations
 
 import functools
+import re
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
@@ -16,18 +17,36 @@ __all__ = ["LibraryName", "MessageLog", "TensorRT", "load_library"]
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 
 
+WANT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|insufficient (memory|workspace)|memory is insufficient|could not be allocated|workspace limit"
+    r"|NvMapMemAlloc",
+    re.IGNORECASE,
+)
+NO_LAYER = "Could not find any implementation"
+"""An error whose reason the warnings before it tell; those come with builds that succeed as well."""
+
+
 class MessageLog:
-    """What TensorRT had to say, warnings and worse."""
+    """What TensorRT had to say: errors, and warnings."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
+        self._messages: list[tuple[str, bool]] = []
+
+    def add(self, message: str, *, is_error: bool) -> None:
+        self._messages.append((message.strip(), is_error))
 
     def clear(self) -> None:
-        self.messages.clear()
+        self._messages.clear()
 
     def text(self) -> str:
         """All of it on one line, the same message once; what led to an error comes first."""
-        return "; ".join(dict.fromkeys(self.messages))
+        return "; ".join(dict.fromkeys(message for message, _ in self._messages))
+
+    @property
+    def wants_memory(self) -> bool:
+        """Whether memory was what an error was about."""
+        errors = "; ".join(message for message, is_error in self._messages if is_error)
+        return bool(WANT_OF_MEMORY.search(self.text() if NO_LAYER in errors else errors))
 
 
 class TensorRT(NamedTuple):
@@ -90,10 +109,10 @@ def load_library(name: LibraryName) -> TensorRT:
     """
     try:
         module = import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtra(_how_to_install(name)) from error
-    except (ImportError, OSError) as error:
-        raise BackendError(f"{name} is installed and cannot be imported: {error}") from error
+    except (ImportError, OSError) as failed:
+        if isinstance(failed, ModuleNotFoundError) and failed.name == name:
+            raise MissingExtra(_how_to_install(name)) from failed
+        raise BackendError(f"{name} is installed and cannot be imported: {failed}") from failed
     log = MessageLog()
 
     base: Any = module.ILogger
@@ -104,7 +123,7 @@ def load_library(name: LibraryName) -> TensorRT:
 
         def log(self, severity: Any, message: str) -> None:
             if int(severity) <= int(base.WARNING):
-                log.messages.append(message.strip())
+                log.add(message, is_error=int(severity) <= int(base.ERROR))
 
     return TensorRT(name, module, str(module.__version__), Logger(), log)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,18 @@ WEIGHT_COPIES = 4
 
 FAILED = 3
 """Exit status of a child that left word of what was wrong; Python itself ends with 1 or 2."""
+
+
+_CHILD = f"""
+import sys
+sys.path[:] = sys.argv[2:]
+from {__name__} import _main
+sys.exit(_main(sys.argv[1]))
+"""
+"""With the path of this process: the current folder is on the path of ``-m``, whoever can write there."""
+
+_DIE_WITH_PARENT = 1
+"""Linux's PR_SET_PDEATHSIG."""
 
 
 class BuiltEngine(msgspec.Struct, frozen=True):
@@ -68,7 +82,7 @@ def build_apart(
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
         done = subprocess.run(  # noqa: S603  (our own module)
-            [sys.executable, "-m", __name__, str(answer)],
+            [sys.executable, "-c", _CHILD, str(answer), *sys.path],
             input=msgspec.msgpack.encode(_Request(library, options, onnx)),
             capture_output=True,
             check=False,
@@ -87,9 +101,10 @@ def _within_memory(onnx: bytes, options: EngineOptions, shared_memory: bool) -> 
     if free is None:
         return options
     needed = LIBRARY_BYTES + WEIGHT_COPIES * len(onnx)
-    if free < needed:
+    if free + _free_swap() < needed:  # into which other processes can go
         raise DeviceError(
-            f"{free >> 20} MiB of memory are free, building this engine takes about {needed >> 20} MiB; {OUT_OF_MEMORY}"
+            f"{free + _free_swap() >> 20} MiB of memory are free, swap included, building this engine takes about "
+            f"{needed >> 20} MiB; close the desktop (it takes some 800 MB), add a swap file, or choose fp16"
         )
     if options.workspace_bytes is None and shared_memory:
         return msgspec.structs.replace(options, workspace_bytes=free // 2)
@@ -98,12 +113,21 @@ def _within_memory(onnx: bytes, options: EngineOptions, shared_memory: bool) -> 
 
 def available_memory() -> int | None:
     """Bytes that a new process can have without swapping, in this container; None where the system does not tell."""
+    return min([*_meminfo("MemAvailable"), *_left_in_container()], default=None)
+
+
+def _free_swap() -> int:
+    """Bytes; none where a container's limit counts, which says nothing of swap."""
+    return 0 if _left_in_container() else sum(_meminfo("SwapFree"))
+
+
+def _meminfo(name: str) -> list[int]:
+    """Bytes; empty where the system does not tell."""
     try:
         with open("/proc/meminfo") as file:
-            found = [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
+            return [int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:")]
     except OSError:
-        return None
-    return min([*found[:1], *_left_in_container()], default=None)
+        return []
 
 
 def _left_in_container(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
@@ -132,17 +156,15 @@ def _died(status: int, text: str) -> EdgeSDKError:
     return BackendError(f"the process that builds engines failed with status {status}: {''.join(last)}")
 
 
-def _main(answer: Path) -> int:
+def _main(answer: str) -> int:
+    with suppress(AttributeError, OSError):  # a build takes minutes, and the GPU: it must not outlive who waits for it
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)
     try:
         library = load_library(request.library)
         content, layers = build_engine(request.onnx, request.options, library)
     except EdgeSDKError as error:
-        write_aside(answer, msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
+        write_aside(Path(answer), msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
         return FAILED
-    write_aside(answer, msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
+    write_aside(Path(answer), msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1])))

@@ -1,8 +1,9 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from edge_sdk import jetson
+from edge_sdk import doctor, jetson
 from edge_sdk.doctor import _jetpack, _toolkit, examine
 
 from ..conftest import edgesdk_here
@@ -96,6 +97,29 @@ def test_the_cuda_toolkit_is_looked_for(tmp_path, monkeypatch):
     assert (check.state, check.found) == ("ok", f"12.6 ({compiler})")
     compiler.write_text("#!/bin/sh\nexit 1\n")
     assert next(_toolkit()).state == "warn"
+
+
+def test_of_several_cuda_toolkits_the_one_in_use_is_taken_else_the_newest(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(doctor, "LOCAL", tmp_path)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert next(_toolkit()).state == "missing"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    assert next(_toolkit()).state == "warn"  # pycuda is there, and was what wanted it
+    for name in ("cuda-9.0", "cuda-12.6", "cuda"):
+        compiler = tmp_path / name / "bin" / "nvcc"
+        compiler.parent.mkdir(parents=True)
+        compiler.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {name}'\n")
+        compiler.chmod(0o755)
+        if name != "cuda-9.0":
+            assert str(compiler) in next(_toolkit()).found
+
+
+def test_a_tensorrt_installed_beside_jetpacks_is_enough(monkeypatch):
+    known = jetson.jetpack("36.3.0")
+    assert _jetpack("36.3.0", known).state == "missing"
+    monkeypatch.setattr(doctor, "load_library", lambda name: SimpleNamespace(too_old=""))
+    assert _jetpack("36.3.0", known).state == "warn"
 
 
 def test_a_jetsons_checks(tmp_path, monkeypatch):

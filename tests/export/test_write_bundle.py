@@ -9,7 +9,7 @@ from edge_sdk.errors import BackendError, BundleError, ConfigError
 from export.checkpoint import build_defense
 from export.cost import count_cost
 from export.defenses import model_config
-from export.onnx import OPSET, to_onnx
+from export.onnx import OPSET, _state_kernel_shapes, to_onnx
 from export.parity import parity_images
 from export.wire import Wire
 from export.write_bundle import export_bundle
@@ -150,6 +150,20 @@ def test_costs_of_a_convolution_and_a_product_by_hand():
     assert cost.flops == 2 * (5 * 16 * 3 * 9) + 2 * 80 * 7
     assert cost.num_params == 5 * 27 + 5 + 80 * 7 + 7
     assert cost.weight_bytes >= 4 * cost.num_params
+
+
+def test_convolutions_state_their_kernels_shape_whatever_the_exporter_does():
+    model = onnx.load_from_string(
+        to_onnx(torch.nn.Conv2d(3, 5, (3, 1)).eval(), (torch.zeros(2, 3, 4, 4),), ["x"], ["y"])
+    )
+    (node,) = (node for node in model.graph.node if node.op_type == "Conv")
+    stated = [attribute for attribute in node.attribute if attribute.name == "kernel_shape"]
+    for attribute in stated:
+        node.attribute.remove(attribute)
+    _state_kernel_shapes(model)
+    _state_kernel_shapes(model)
+    assert [list(a.ints) for a in node.attribute if a.name == "kernel_shape"] == [[3, 1]]
+    assert [list(attribute.ints) for attribute in stated] == [[3, 1]]
 
 
 def test_a_product_that_nothing_counts_is_no_zero():

@@ -43,6 +43,49 @@ def test_it_sets_nothing_unasked(run):
     assert "no Jetson" in done.stderr
 
 
+@pytest.fixture
+def jetson(tmp_path):
+    root = tmp_path / "root"
+    for path, text in {
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3\nmore",
+        "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >",
+        "proc/device-tree/model": "NVIDIA Jetson Orin Nano\0",
+        **{f"sys/class/devfreq/17000000.gpu/{name}_freq": "1020000000" for name in ("cur", "min", "max")},
+        "sys/class/devfreq/17000001.gpu/cur_freq": "1",  # which cannot be read whole
+        "sys/devices/platform/gpu.0/tpc_pg_mask": "252",
+    }.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return root
+
+
+def test_it_shows_mode_clocks_and_memory(run, jetson):
+    done, commands = run(EDGESDK_ROOT=str(jetson))
+    assert (done.returncode, done.stderr, commands) == (0, "", [])
+    shown = {line[:11].strip(): line[11:] for line in done.stdout.splitlines()}
+    assert shown["module"] == "NVIDIA Jetson Orin Nano"
+    assert shown["L4T"] == "# R36 (release), REVISION: 4.3"
+    assert shown["power mode"].split() == ["NV", "Power", "Mode:", "X", "2"]
+    assert shown["modes"] == "0 15W,2 MAXN_SUPER"
+    assert shown["GPU clock"] == "1020 MHz, 1020 to 1020 allowed"
+    assert shown["TPCs off"] == "mask 252"
+    assert shown["memory"].endswith(" MiB free")
+
+
+def test_what_a_jetson_does_not_tell_is_unknown(run, jetson):
+    (jetson / "proc/device-tree/model").unlink()
+    done, _ = run(EDGESDK_ROOT=str(jetson))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "module     unknown\n" in done.stdout
+
+
+def test_a_mode_that_cannot_be_read_back_is_no_success(run, tmp_path, jetson):
+    done, commands = run("--mode", "1", EDGESDK_ROOT=str(jetson), MODE=str(tmp_path / "bin"))
+    assert done.returncode == 1
+    assert "jetson_prepare: " in done.stderr
+    assert not any("rm" in command.split() for command in commands)
+
+
 def test_what_it_sets_is_said(run):
     done, commands = run("--mode", "1")
     assert commands == ["sudo nvpmodel -m 1", "sudo rm -f /run/edgesdk/jetson-clocks"]

@@ -2,6 +2,7 @@
 # TensorRT and its Python bindings, for that Python alone). From the repository's root, on the device:
 #   docker build -f tools/docker/jetson.Dockerfile --build-arg BASE=… -t edgesdk-device .
 #   docker run --runtime nvidia --group-add video -v $PWD/b/edge:/model:ro -v engines:/cache \
+#     -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro \
 #     -v $PWD/photos:/photos:ro edgesdk-device run /model /photos --server https://tail.example.org:8000 --backend tensorrt --precision fp16
 ARG BASE
 FROM ${BASE}

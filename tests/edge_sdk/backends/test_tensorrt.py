@@ -61,7 +61,9 @@ def driver(request, monkeypatch):
         monkeypatch.setattr(module, "cuda", lambda: driver)
     for module in (tensorrt, edge_sdk.engine.library):
         monkeypatch.setattr(module, "load_library", lambda name: found)
-    monkeypatch.setattr(tensorrt, "cached_engine", lambda name, onnx, *_: CachedEngine(onnx, None, Path(name), True))
+    monkeypatch.setattr(
+        tensorrt, "cached_engine", lambda name, onnx, *_, **__: CachedEngine(onnx, None, Path(name), True)
+    )
     return driver
 
 
@@ -101,8 +103,22 @@ def test_what_the_runner_does_around_an_engine(driver, encoder):
     assert not driver.memory  # all was given back
 
 
+def test_a_kept_engine_that_loads_no_more_is_built_again(driver, encoder, monkeypatch):
+    """As after an update of TensorRT that its Python package does not tell."""
+    asked = []
+
+    def cached(name, onnx, *_, anew=False):
+        asked.append(anew)
+        return CachedEngine(onnx if anew else b"damaged", None, Path(name), not anew)
+
+    monkeypatch.setattr(tensorrt, "cached_engine", cached)
+    with TensorRTBackend("encoder", encoder, EngineOptions()) as engine:
+        assert engine.outputs
+    assert asked == [False, True]
+
+
 def test_an_engine_that_does_not_load_is_named(driver):
-    with pytest.raises(BackendError, match="does not load encoder: "):
+    with pytest.raises(BackendError, match="does not load what it built, encoder: "):
         TensorRTBackend("encoder", b"damaged", EngineOptions())
     assert driver.pushed == 0
 

@@ -75,16 +75,6 @@ def test_every_dtype_that_a_tensor_may_have_is_one_of_theirs(version):
     assert set(edge_sdk.backends.tensorrt._TYPES) <= set(api["DataType"])
 
 
-def test_flags_are_used_where_they_exist():
-    old, new = (json.loads((HERE / f"tensorrt_{version}.json").read_text()) for version in ("10_3", "11_4"))
-    flags = "NetworkDefinitionCreationFlag"
-    assert "STRONGLY_TYPED" in old[flags]  # so that the flags below are never touched on either
-    assert "STRONGLY_TYPED" in new[flags]
-    assert "FP16" not in new["BuilderFlag"]
-    assert "EXPLICIT_BATCH" not in new[flags]
-    assert "TF32" in new["BuilderFlag"]
-
-
 def test_rtx_has_every_name_too(rtx):
     for kind, name in _used():
         owner = getattr(rtx.module, kind) if kind else rtx.module

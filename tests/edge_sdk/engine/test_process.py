@@ -1,6 +1,9 @@
 import signal
 import subprocess
+import sys
+import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -46,8 +49,52 @@ def test_a_library_that_is_not_there_is_named(encoder):
 
 def test_too_little_memory_is_said_before_the_build(encoder, monkeypatch):
     monkeypatch.setattr(process, "available_memory", lambda: 100 << 20)
+    monkeypatch.setattr(process, "_free_swap", lambda: 0)
     with pytest.raises(DeviceError, match=r"100 MiB of memory are free.*takes about 51\d MiB; close the desktop"):
         process.build_apart(encoder, ONE, "tensorrt_rtx")
+
+
+def test_others_can_make_room_in_swap(encoder, monkeypatch):
+    monkeypatch.setattr(process, "available_memory", lambda: 100 << 20)
+    monkeypatch.setattr(process, "_free_swap", lambda: 8 << 30)
+    assert process._within_memory(encoder, ONE, True).workspace_bytes == 50 << 20  # but the GPU cannot
+
+
+def test_swap_is_not_a_containers(monkeypatch):
+    monkeypatch.setattr(process, "_meminfo", lambda name: [int(name == "SwapFree") << 30])
+    monkeypatch.setattr(process, "_left_in_container", list)
+    assert process._free_swap() == 1 << 30
+    monkeypatch.setattr(process, "_left_in_container", lambda: [5])
+    assert process._free_swap() == 0
+
+
+def test_what_lies_in_the_current_folder_is_not_run(rtx, encoder, tmp_path, monkeypatch):
+    (tmp_path / "msgspec.py").write_text("raise SystemExit(5)")
+    monkeypatch.chdir(tmp_path)
+    assert process.build_apart(encoder, ONE, "tensorrt_rtx").content
+
+
+def test_a_build_does_not_outlive_who_waits_for_it(tmp_path):
+    starts = (
+        "import subprocess, sys; from edge_sdk.engine.process import _CHILD; "
+        f"child = subprocess.Popen([sys.executable, '-c', _CHILD, {str(tmp_path / 'answer')!r}, *sys.path]); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", starts], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        child = Path("/proc") / parent.stdout.readline().strip()
+        _wait_for(lambda: (child / "syscall").read_text().startswith("0 0x0 "))  # reads what it is to build
+        parent.terminate()
+        parent.wait()
+        _wait_for(lambda: not child.exists() or "Z" in (child / "stat").read_text().rpartition(")")[2])
+
+
+def _wait_for(what):
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_where_memory_is_shared_the_workspace_is_half_of_what_is_free(encoder, monkeypatch):
