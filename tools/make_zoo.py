@@ -100,7 +100,7 @@ Defense: `{checkpoint.defense}` ({defense_class(checkpoint.defense).paper}). Set
 {_code(recipe)}
 
 {_began(training)}
-Settings were chosen on validation and auxiliary images; the test images were used once, at the end.
+Settings were chosen on validation and auxiliary images, none by the test images.
 
 ## Data
 
