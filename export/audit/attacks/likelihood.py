@@ -23,12 +23,13 @@ OPTIMIZERS = ("adam", "sgd")
 class LikelihoodAttack:
     """Minimises ``|f(x) - z|^2 / |z|^2 + weight sqrt(TV(x))`` over images in [0, 1].
 
-    Shares with noise count in units of it, features without in units of their channel's typical deviation [ours]: no
-    loud channel drowns the others. Features that were dropped do not count.
+    Shares with noise count in units of it, features without as they are, or in units of their channel's typical
+    deviation [ours]: there a loud channel drowns the others, here one that is mostly silent counts too much. Features
+    that were dropped do not count.
 
     Every image is searched from several starts, by Adam and by SGD with momentum, and the end with the lowest objective
-    kept: which is closest to the original the attacker cannot see. The weight of the total variation is the one of four
-    that does best on the attacker's own images.
+    kept: which is closest to the original the attacker cannot see. Of the units, and of four weights of the total
+    variation, those are taken that do best on the attacker's own images.
 
     Attributes:
         steps: of each search.
@@ -44,16 +45,16 @@ class LikelihoodAttack:
     def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
         torch.manual_seed(self.seed)  # of the noise in what is observed
         mean = images.float().mean(0) / 255
-        units = _units(view, images)
+        choices = [(units, weight) for units in _units(view, images) for weight in TV_WEIGHTS]
         own = sample(images, TUNING_IMAGES).float() / 255
         seen = view.observe(own)
-        errors = {}
-        for i, weight in enumerate(TV_WEIGHTS):
+        errors = []
+        for i, (units, weight) in enumerate(choices):
             found = self._search(view, units, seen, mean, weight, 1)
-            errors[weight] = float((found - own).square().mean())
-            progress(i + 1, len(TV_WEIGHTS))
-        best = min(errors, key=errors.__getitem__)
-        return lambda features: self._search(view, units, features, mean, best, self.restarts)
+            errors.append(float((found - own).square().mean()))
+            progress(i + 1, len(choices))
+        units, weight = choices[errors.index(min(errors))]
+        return lambda features: self._search(view, units, features, mean, weight, self.restarts)
 
     def _search(
         self, view: View, units: Features, seen: Features, mean: Tensor, weight: float, restarts: int
@@ -77,11 +78,12 @@ class LikelihoodAttack:
             yield torch.rand(count, *mean.shape, generator=draw)
 
 
-def _units(view: View, images: Tensor) -> Features:
-    """What a misfit of each share is measured in."""
+def _units(view: View, images: Tensor) -> list[Features]:
+    """What a misfit of each share may be measured in."""
     if view.noise is not None:
-        return tuple(torch.tensor(sigma) for sigma in view.noise)
-    return tuple(typical_deviation(z) for z in sample_features(view, images))
+        return [tuple(torch.tensor(sigma) for sigma in view.noise)]
+    own = sample_features(view, images)
+    return [tuple(typical_deviation(z) for z in own), tuple(torch.ones(()) for _ in own)]
 
 
 def _descend(

@@ -99,6 +99,26 @@ def test_a_loud_channel_does_not_drown_the_others(patches):
     assert _reached(ATTACKS["likelihood"], Seen(loud), patches, 8) > plain - 1
 
 
+def test_the_units_that_do_best_are_taken(patches, monkeypatch):
+    colours, one = (torch.ones(()),), (torch.tensor([1.0, 1e6, 1e6]).view(3, 1, 1),)
+
+    def reached(*units):
+        monkeypatch.setattr(likelihood, "_units", lambda view, images: units)
+        return _reached(ATTACKS["likelihood"], THUMBNAIL, patches, 8)
+
+    good, bad, both = reached(colours), reached(one), reached(one, colours)
+    assert bad < good - 1
+    assert both == good
+
+
+def test_features_without_noise_count_as_they_are_or_in_their_channels_scale(patches):
+    images = patches[:200]
+    channels, plain = likelihood._units(Seen(lambda x: x * torch.tensor([1.0, 10, 100]).view(3, 1, 1)), images)
+    assert channels[0].shape == (3, 1, 1)
+    assert channels[0][2] > 20 * channels[0][0]
+    assert plain[0] == 1
+
+
 @pytest.mark.parametrize("optimizer", likelihood.OPTIMIZERS)
 def test_each_optimizer_finds_the_image(optimizer, patches, floor, monkeypatch):
     monkeypatch.setattr(likelihood, "OPTIMIZERS", (optimizer,))
