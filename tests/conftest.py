@@ -21,7 +21,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("tests", deadline=None)  # a machine may stand still for a moment
+settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10.tar.xz"
@@ -228,15 +232,32 @@ def uvicorn_here(application: Any, protocol: Any, **settings: Any) -> Iterator[t
     import uvicorn
 
     listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
     config = uvicorn.Config(application, http=protocol, loop="uvloop", lifespan="off", log_config=None, **settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield lambda: socket.create_connection(listener.getsockname(), 5), server
+        yield lambda: socket.create_connection(address, 5), server
     finally:
         server.should_exit = True
         thread.join()
+
+
+def again_and_again(call: Callable[[], object]) -> None:
+    """Until it raises, ten seconds at most."""
+    for _ in range(500):
+        call()
+        time.sleep(0.02)
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that nobody else is given while the body runs, and that a server which asks for it can have."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @contextmanager

@@ -194,26 +194,26 @@ def test_load_generators_find_a_configuration(own_server):
     client.close()
 
 
-def test_more_than_may_wait_are_told_to_come_back(own_server):
+def test_more_than_may_wait_are_told_to_come_back(bundle):
     big = np.random.default_rng(0).random((2048, 12, 8, 8), np.float32)
-    statuses, threads = [], []
+    options = ("--max-waiting", "1", "--max-batch", "4", "--threads", "1")
+    with serving(bundle / "server0", *options) as (url, process), ThreadPoolExecutor(2) as pool:
 
-    def ask(parameters) -> None:
-        headers, chunks = oip.encode_request({"features": big}, parameters=parameters)
-        response = requests.post(f"{own_server}/v2/models/tail/infer", data=b"".join(chunks), headers=headers)
-        statuses.append((response.status_code, response.headers.get("Retry-After")))
+        def ask(rows=2048, **parameters) -> tuple[int, str | None]:
+            headers, chunks = oip.encode_request({"features": big[:rows]}, parameters=parameters)
+            response = requests.post(f"{url}/v2/models/tail/infer", data=b"".join(chunks), headers=headers)
+            return response.status_code, response.headers.get("Retry-After")
 
-    ask({})  # how long one takes is known from here on
-    for parameters in ({}, {"timeout": 400_000}, {}):  # runs; waits, and not for long; finds no place
-        threads.append(threading.Thread(target=ask, args=(parameters,)))
-        threads[-1].start()
-        time.sleep(0.1)
-    for thread in threads:
-        thread.join()
-    assert statuses[0] == (200, None)
-    refused, expired = [s for s in statuses if s[0] == 503], [s for s in statuses if s[0] == 504]
-    assert len(refused) == len(expired) == 1
-    assert int(refused[0][1]) >= 1
+        assert ask() == (200, None)  # how long one takes is known from here on
+        with at_work(process.pid, 0.2):
+            runs = pool.submit(ask)
+        waits = pool.submit(ask, timeout=700_000)
+        one_waits = re.compile(r"^nv_inference_pending_request_count{[^}]*} 1.0$", re.MULTILINE)
+        while not one_waits.search(requests.get(f"{url}/metrics").text):
+            assert not runs.done()
+        status, seconds = ask(rows=1)
+        assert (status, int(seconds) >= 1) == (503, True)
+        assert (runs.result()[0], waits.result()[0]) == (200, 504)
 
 
 def _tensor(**changes) -> dict:
@@ -435,7 +435,7 @@ def test_what_cannot_be_served_is_one_line(bundle, tmp_path, server):
     assert_one_line_error(edgesdk("serve", tmp_path, "--port", "0"), "no manifest.json")
     assert_one_line_error(edgesdk("serve", bundle / "server0", "--port", port), "cannot listen", "in use")
     assert_one_line_error(
-        edgesdk("serve", bundle / "server0", "--host", "192.0.2.1", "--port", "0", "--insecure"), "cannot listen"
+        edgesdk("serve", bundle / "server0", "--host", "198.51.100.1", "--port", "0", "--insecure"), "cannot listen"
     )
 
 

@@ -17,7 +17,7 @@ from cloud.models import Model
 from edge_sdk import oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 
-from ..conftest import serving, uvicorn_here
+from ..conftest import again_and_again, serving, uvicorn_here
 
 FEATURES = np.random.default_rng(0).random((1, 12, 8, 8), np.float32)
 PATH = "/v2/models/tail/infer"
@@ -249,7 +249,8 @@ def test_a_server_that_stops_answers_what_it_has_begun(model):
         raw.sendall(calls[:-10])
         time.sleep(0.2)
         server.should_exit = True
-        time.sleep(0.3)
+        with pytest.raises(ConnectionRefusedError):  # it stops
+            again_and_again(lambda: connect().close())
         raw.sendall(calls[-10:])
         [answer] = _answers(raw, 1)
         assert _id(answer) == "a"

@@ -14,7 +14,7 @@ import requests
 
 from edge_sdk import oip
 
-from ..conftest import serving
+from ..conftest import held_port, serving
 
 MOST_ROWS = 512
 """Of a request, in batches of 1."""
@@ -108,10 +108,11 @@ def test_calls_over_grpc_are_counted_too(bundle):
     call.inputs.add(name="features", datatype="FP32", shape=[MOST_ROWS, 12, 8, 8])
     call.raw_input_contents.append(bytes(MOST_ROWS * 768 * 4))
     content = call.SerializeToString()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = [*SLOW, "--grpc-port", str(port)]
-    with serving(bundle / "server0", *options) as (url, process), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with (
+        held_port() as port,
+        serving(bundle / "server0", *SLOW, "--grpc-port", str(port)) as (url, process),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         calls = [infer.future(content, timeout=120) for _ in range(10)]
         _wait_for(url, len(calls))

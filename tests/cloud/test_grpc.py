@@ -11,7 +11,7 @@ import requests
 
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 
-from ..conftest import assert_one_line_error, at_work, edgesdk, serving
+from ..conftest import assert_one_line_error, at_work, edgesdk, held_port, serving
 
 grpc = pytest.importorskip("grpc", reason="needs edgesdk[grpc]")
 triton = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
@@ -29,11 +29,10 @@ def expected(bundle):
 @contextmanager
 def _serving(bundle, *options):
     """HTTP's address, gRPC's HOST:PORT, and the process; the line that names them is read by ``serving``."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with serving(bundle and bundle / "server0", "--grpc-port", str(port), *options) as (url, process):
+    with (
+        held_port() as port,
+        serving(bundle and bundle / "server0", "--grpc-port", str(port), *options) as (url, process),
+    ):
         yield url, f"127.0.0.1:{port}", process
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from ..conftest import serving
+from ..conftest import held_port, serving
 
 grpc = pytest.importorskip("grpc", reason="needs edgesdk[grpc]")
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
@@ -26,9 +26,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 @contextmanager
 def _serving(bundle, *options):
     """gRPC's address and the process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with serving(bundle / "server0", "--grpc-port", str(port), *options) as (_, process):
+    with held_port() as port, serving(bundle / "server0", "--grpc-port", str(port), *options) as (_, process):
         yield f"127.0.0.1:{port}", process
 
 

@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import socket
 import traceback
 from collections import Counter
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from edge_sdk.client import Client
 from edge_sdk.errors import BackendError
 from edge_sdk.tensors import TensorSpec
 
-from ..conftest import answering_by, assert_one_line_error, edgesdk, edgesdk_here, serving
+from ..conftest import answering_by, assert_one_line_error, edgesdk, edgesdk_here, held_port, serving
 
 FEATURES = np.random.default_rng(1).random((2, 12, 8, 8), np.float32)
 
@@ -154,11 +153,13 @@ def test_whatever_is_told_no_value_of_a_tensor_is(tmp_path, form):
     from tritonclient.grpc import service_pb2 as messages
 
     folder = _fails_on_large_values(tmp_path / "b")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--log-requests", "--log-format", form, "--grpc-port", str(port)]
+    options = ["--log-requests", "--log-format", form]
     codes = Counter()
-    with serving(folder, *options) as (url, process), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with (
+        held_port() as port,
+        serving(folder, *options, "--grpc-port", str(port)) as (url, process),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
         infer = f"{url}/v2/models/tail/infer"
         fine = {"inputs": [{"name": "features", "shape": [1], "datatype": "FP32", "data": [3.0]}]}
         assert requests.post(infer, json=fine).json()["outputs"][0]["data"] == np.eye(10)[3].tolist()

@@ -20,10 +20,17 @@ async def _application(scope, receive, send):
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Connections to a server in a thread, which waits half a second for a whole request."""
-    monkeypatch.setattr(cloud.protocol, "RECEIVE_SECONDS", 0.5)
+    """Connections to a server in a thread, which waits a second for a whole request."""
+    monkeypatch.setattr(cloud.protocol, "RECEIVE_SECONDS", 1)
     monkeypatch.setattr(cloud.protocol, "LOOK_SECONDS", 0.1)
-    with uvicorn_here(_application, GuardedProtocol, timeout_keep_alive=2) as (connection, _):
+    with uvicorn_here(_application, GuardedProtocol, timeout_keep_alive=3) as (connection, _):
+        yield connection
+
+
+@pytest.fixture
+def patient():
+    """The same of a server that only counts bytes, not seconds."""
+    with uvicorn_here(_application, GuardedProtocol) as (connection, _):
         yield connection
 
 
@@ -40,14 +47,14 @@ def test_a_slow_client_is_hung_up_on(connect, sent_at_once):
             time.sleep(0.1)
             raw.sendall(REQUEST[i : i + 1])
         assert raw.recv(100) == b""
-        assert 0.4 < time.monotonic() - began < 2
+        assert 0.9 < time.monotonic() - began < 2
 
 
 def test_a_silent_connection_is_hung_up_on(connect):
     with connect() as raw:
         began = time.monotonic()
         assert raw.recv(100) == b""
-        assert 0.4 < time.monotonic() - began < 2
+        assert 0.9 < time.monotonic() - began < 2
 
 
 def test_a_connection_may_rest_between_requests(connect):
@@ -55,7 +62,7 @@ def test_a_connection_may_rest_between_requests(connect):
         for _ in range(2):
             raw.sendall(REQUEST)
             assert raw.recv(1000).endswith(b"ok")
-            time.sleep(0.8)  # longer than a request may take to arrive
+            time.sleep(1.3)  # longer than a request may take to arrive
 
 
 @pytest.mark.parametrize("before", [b"", REQUEST])
@@ -89,11 +96,11 @@ def test_a_client_that_takes_no_answer_is_hung_up_on(monkeypatch):
         ended.set()
 
 
-def test_a_trailer_without_end_is_not_kept(connect):
+def test_a_trailer_without_end_is_not_kept(patient):
     """The headers that may follow a chunked body: whole ones, and one that never ends."""
     body = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
     for trailer in (b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(4000)), b"X: " + b"a" * 4_000_000):
-        with connect() as raw:
+        with patient() as raw:
             try:
                 raw.sendall(body + trailer)
                 assert raw.recv(1000)[:12] in (b"", b"HTTP/1.1 400")
@@ -118,19 +125,21 @@ def test_headers_without_end_are_refused(connect, pieces):
                 raw.sendall(head[start : start + len(head) // pieces])
                 time.sleep(0.001)
             answer = raw.recv(1000)
-        except OSError:
+        except (ConnectionResetError, BrokenPipeError):
             return  # hung up on before all was sent
         assert answer.startswith(b"HTTP/1.1 400")
         assert b"headers of more than 32768 bytes" in answer
 
 
-def test_requests_that_come_at_once_are_not_taken_for_headers(connect):
-    with connect() as raw:
+def test_requests_that_come_at_once_are_not_taken_for_headers(patient):
+    with patient() as raw:
         raw.sendall(REQUEST * 5000 + b"GET")
         received = b""
         while received.count(b"ok") < 5000:
-            received += raw.recv(1 << 20)
-            assert b" 400 " not in received
+            more = raw.recv(1 << 20)
+            assert more, "hung up on"
+            assert b" 400 " not in more
+            received += more
 
 
 def test_long_bodies_are_none_of_its_business(connect):

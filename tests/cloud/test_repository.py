@@ -149,15 +149,28 @@ def test_a_request_to_a_version_that_leaves_is_finished_and_the_next_refused(rep
         model.submit(feeds)
 
 
-def test_whoever_asks_for_a_change_may_leave_before_its_end(repository, disk, other_bundle):
+def test_whoever_asks_for_a_change_may_leave_before_its_end(repository, disk, other_bundle, monkeypatch):
     shutil.rmtree(disk / "tail" / "1")
     shutil.copytree(other_bundle / "server0", disk / "tail" / "2")
     first = repository.find("tail")
 
+    begun, gate = threading.Event(), threading.Event()
+    folder = repository._folder
+    open_model = folder.open_model
+
+    def slowly(*arguments):
+        begun.set()
+        gate.wait(10)
+        return open_model(*arguments)
+
+    monkeypatch.setattr(folder, "open_model", slowly)
+
     async def load_and_leave():
         loading = asyncio.ensure_future(repository.load("tail"))
-        await asyncio.sleep(0.01)
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
         loading.cancel()
+        gate.set()
         with pytest.raises(asyncio.CancelledError):
             await loading
         await repository.load("tail")  # waits for the other

@@ -91,9 +91,10 @@ def test_all_of_them_serve_count_together_and_are_replaced(bundle):
 def test_who_drains_takes_nobody_more(bundle):
     """A connection that nobody will accept would hang until all have ended."""
     big = np.random.default_rng(0).random((4096, 12, 8, 8), np.float32)
-    with serving(bundle / "server0", "--workers", "2") as (url, process), ThreadPoolExecutor(1) as pool:
+    options = ("--workers", "2", "--threads", "1", "--drain-seconds", "120")  # seconds of computing, on any machine
+    with serving(bundle / "server0", *options) as (url, process), ThreadPoolExecutor(1) as pool:
         before = _computed(process.pid)
-        with Client(url) as client:
+        with Client(url, timeout_s=120) as client:
             running = pool.submit(client.infer, "tail", {"features": big})
             _wait_for(lambda: _computed(process.pid) > before + 0.1)
             process.terminate()

@@ -121,11 +121,12 @@ def test_a_busy_server_says_when_to_come_back():
         client.infer("m", X)
         assert 1 <= time.monotonic() - began < 3
     assert len(seen) == 2
-    with answering(busy, _good("")) as (url, seen), Client(url, timeout_s=0.5) as client:
+    busy = _http("503 Service Unavailable", b"{}", "Retry-After: 5")
+    with answering(busy, _good("")) as (url, seen), Client(url, timeout_s=2) as client:
         began = time.monotonic()
         with pytest.raises(RemoteRejected):  # what would come too late is not waited for
             client.infer("m", X)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2
 
 
 def test_the_server_is_told_how_long_it_is_waited_for():
@@ -159,11 +160,11 @@ def test_a_silent_server_times_out():
 
 def test_retries_end_with_the_timeout():
     busy = _http("503 Service Unavailable", b"{}")
-    with answering(*[busy] * 20) as (url, _), Client(url, timeout_s=0.5, retries=20) as client:
+    with answering(*[busy] * 20) as (url, _), Client(url, timeout_s=2, retries=20) as client:
         began = time.monotonic()
         with pytest.raises(RemoteRejected):
             client.infer("m", X)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -230,11 +231,11 @@ def test_an_answer_that_drips_ends_with_the_timeout(where):
 
     thread = threading.Thread(target=drip)
     thread.start()
-    with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.5) as client:
+    with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=1) as client:
         began = time.monotonic()
-        with pytest.raises(RemoteTimeout, match=r"within 0\.5 s"):
+        with pytest.raises(RemoteTimeout, match=r"within 1 s"):
             client.infer("m", X)
-        assert 0.4 < time.monotonic() - began < 0.7
+        assert 0.9 < time.monotonic() - began < 1.4
     thread.join()
     listener.close()
 
@@ -249,11 +250,11 @@ def test_all_addresses_of_a_name_have_the_time_of_one_call(monkeypatch):
             waiting.connect_ex(address)
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)] * 4
         monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
-        client = stack.enter_context(Client("http://many.test:1", timeout_s=0.5))
+        client = stack.enter_context(Client("http://many.test:1", timeout_s=1))
         began = time.monotonic()
         with pytest.raises(RemoteTimeout):
             client.infer("m", X)
-        assert 0.4 < time.monotonic() - began < 0.9
+        assert 0.9 < time.monotonic() - began < 1.8
 
 
 def test_a_cookie_is_not_sent_back():
@@ -315,12 +316,12 @@ def test_of_many_versions_the_newest_are_asked_and_one_that_has_gone_is_left_out
 
 
 def test_all_versions_have_the_time_of_one_call():
-    slow = [(0.6, _metadata(["1", "2", "3"])), (0.6, _metadata([])), (0.6, _metadata([])), (0.6, _metadata([]))]
-    with answering(*slow) as (url, seen), Client(url, timeout_s=1.5, retries=0) as client:
+    slow = [(1.2, _metadata(["1", "2", "3"])), (1.2, _metadata([])), (1.2, _metadata([])), (1.2, _metadata([]))]
+    with answering(*slow) as (url, seen), Client(url, timeout_s=3, retries=0) as client:
         began = time.monotonic()
         with pytest.raises(RemoteTimeout):
             list(client.identities("m"))
-        assert time.monotonic() - began < 2.2
+        assert time.monotonic() - began < 4.4
     assert len(seen) == 3
 
 

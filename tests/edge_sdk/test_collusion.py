@@ -12,7 +12,7 @@ from edge_sdk.errors import CollusionError, RemoteError
 @pytest.fixture
 def names(monkeypatch):
     """Host names that resolve without a network; every other one does as ever."""
-    table = {"one.test": ["192.0.2.1"], "alias.test": ["192.0.2.9", "192.0.2.1"], "two.test": ["192.0.2.2"]}
+    table = {"one.test": ["198.51.100.1"], "alias.test": ["198.51.100.9", "198.51.100.1"], "two.test": ["198.51.100.2"]}
     real = socket.getaddrinfo
 
     def look_up(host, port, **options):
@@ -36,11 +36,11 @@ SAME = [
     ("http://127.0.0.1:8000", "http://[::ffff:127.0.0.1]:8000"),
     ("http://127.0.0.1:8000", "http://0.0.0.0:8000"),
     ("http://127.0.0.1:8000", "https://127.0.0.1:8000/"),
-    ("http://192.0.2.1", "http://192.0.2.1:80"),
-    ("https://192.0.2.1", "https://192.0.2.1:443"),
-    ("http://192.0.2.1:9", "http://[::ffff:192.0.2.1]:9"),
+    ("http://198.51.100.1", "http://198.51.100.1:80"),
+    ("https://198.51.100.1", "https://198.51.100.1:443"),
+    ("http://198.51.100.1:9", "http://[::ffff:198.51.100.1]:9"),
     ("http://one.test:9", "http://alias.test:9"),
-    ("http://ONE.test:9", "http://192.0.2.1:9"),
+    ("http://ONE.test:9", "http://198.51.100.1:9"),
 ]
 
 
@@ -58,11 +58,11 @@ def test_one_server_under_two_names_is_refused(names, a, b):
 def test_this_machine_is_known_by_its_own_address():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))
+            probe.connect(("198.51.100.1", 9))
         except OSError:
             pytest.skip("this machine has no address but loopback ones")
         own = probe.getsockname()[0]
-    assert resolve(f"http://{own}:8000") == resolve("http://127.0.0.1:8000") != resolve("http://192.0.2.1:8000")
+    assert resolve(f"http://{own}:8000") == resolve("http://127.0.0.1:8000") != resolve("http://198.51.100.1:8000")
 
 
 def test_an_address_that_is_connected_to_is_compared_too(names):
@@ -70,12 +70,12 @@ def test_an_address_that_is_connected_to_is_compared_too(names):
     origins = Origins()
     _admit(origins, "server0", "http://one.test:1")
     _admit(origins, "server1", "http://two.test:1")
-    origins.meet("server1", "http://two.test:1", "192.0.2.2", 1)
-    origins.meet("server1", "http://two.test:1", "192.0.2.7", 1)
+    origins.meet("server1", "http://two.test:1", "198.51.100.2", 1)
+    origins.meet("server1", "http://two.test:1", "198.51.100.7", 1)
     with pytest.raises(CollusionError, match=r"server1 .* and server0 .* are one server"):
-        origins.meet("server1", "http://two.test:1", "192.0.2.1", 1)
+        origins.meet("server1", "http://two.test:1", "198.51.100.1", 1)
     with pytest.raises(CollusionError):
-        origins.meet("server0", "http://one.test:1", "192.0.2.7", 1)
+        origins.meet("server0", "http://one.test:1", "198.51.100.7", 1)
 
 
 @pytest.mark.filterwarnings("error")
@@ -89,7 +89,7 @@ def test_servers_at_different_addresses_are_admitted_in_silence(names):
 def test_two_ports_of_one_address_are_warned_of_once(names):
     origins = Origins()
     _admit(origins, "server0", "http://one.test:1")
-    with pytest.warns(ColocationWarning, match=r"both at 192\.0\.2\.1"):
+    with pytest.warns(ColocationWarning, match=r"both at 198\.51\.100\.1"):
         _admit(origins, "server1", "http://alias.test:2")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -101,7 +101,7 @@ def test_a_name_that_comes_to_mean_another_servers_address_is_refused(names):
     origins = Origins()
     _admit(origins, "server0", "http://one.test:1")
     _admit(origins, "server1", "http://two.test:1")
-    names["two.test"] = ["192.0.2.1"]
+    names["two.test"] = ["198.51.100.1"]
     with pytest.raises(CollusionError):
         _admit(origins, "server1", "http://two.test:1")
 

@@ -153,7 +153,7 @@ def test_a_name_that_comes_to_mean_another_parts_server_is_not_connected_to(shar
         asked.append(host)
         if host != "moving.test":
             return real(host, port, *arguments, **options)
-        address = ("192.0.2.1", port) if asked.count(host) == 1 else ("127.0.0.1", ports[0])
+        address = ("198.51.100.1", port) if asked.count(host) == 1 else ("127.0.0.1", ports[0])
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -205,11 +205,11 @@ def test_degrade_fuses_the_answers_that_came(shares_bundle, servers, missing):
 
 def test_a_server_that_failed_is_not_waited_for_again_at_once(shares_bundle, servers):
     with (
-        impostor(shares_bundle, 3, lambda *_: time.sleep(1)) as (url, asked),
+        impostor(shares_bundle, 3, lambda *_: time.sleep(3)) as (url, asked),
         EdgeRuntime(
             shares_bundle / "edge",
             [*servers[:3], url],
-            timeout_s=0.5,
+            timeout_s=1.5,
             on_missing="degrade",
             execution=Execution(num_threads=1),
         ) as runtime,
@@ -217,8 +217,9 @@ def test_a_server_that_failed_is_not_waited_for_again_at_once(shares_bundle, ser
         first = runtime.predict(IMAGES)
         began = time.perf_counter()
         second = runtime.predict(IMAGES)
-        assert time.perf_counter() - began < 0.4
+        took = time.perf_counter() - began
         assert second.missing["server3"] is first.missing["server3"]
+        assert took < 1.2
         time.sleep(1)
         runtime.predict(IMAGES)
         assert len(asked) == 2
@@ -258,7 +259,7 @@ def test_garbage_counts_as_no_answer(shares_bundle, servers, case):
 def test_all_servers_are_asked_at_once(shares_bundle):
     def slow(k):
         def answer(request, handler):
-            time.sleep(0.4)
+            time.sleep(1)
             _tensor(f"logits_{k}", np.zeros((3, 10), np.float32))(request, handler)
 
         return answer
@@ -270,8 +271,9 @@ def test_all_servers_are_asked_at_once(shares_bundle):
         began = time.perf_counter()
         timing = runtime.predict(IMAGES).timing
         took = time.perf_counter() - began
-    assert 0.4 < took < 0.8
-    assert timing.network_ms + timing.serialize_ms == pytest.approx(took * 1e3, rel=0.2)
+    assert 1 < took < 2
+    asked = took * 1e3 - timing.encode_ms - timing.fuse_ms
+    assert timing.network_ms + timing.serialize_ms == pytest.approx(asked, rel=0.2)
 
 
 def test_each_server_gets_its_share_and_no_more(shares_bundle):

@@ -167,7 +167,7 @@ def test_a_killed_training_continues_from_its_last_epoch(image_folder, tmp_path)
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
+    before = len(load_tensors(out / "state.safetensors")[1]["history"])
     assert not (out / "model.safetensors").exists()
     assert_one_line_error(edgesdk(*command[3:]), "add --resume")
     done = edgesdk(*command[3:], "--resume")
@@ -175,7 +175,7 @@ def test_a_killed_training_continues_from_its_last_epoch(image_folder, tmp_path)
     assert "test accuracy" in done.stdout
     epochs = [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert epochs == [1, 2, 3, 4]
-    assert done.stderr.count("epoch ") == 4 - before or before == 0
+    assert done.stderr.count("epoch ") == 4 - before
 
 
 def test_a_state_of_another_training_is_refused(splits, tmp_path):

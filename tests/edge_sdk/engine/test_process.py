@@ -84,17 +84,21 @@ def test_a_build_does_not_outlive_who_waits_for_it(tmp_path):
         [sys.executable, "-c", starts], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         child = Path("/proc") / parent.stdout.readline().strip()
-        _wait_for(lambda: (child / "syscall").read_text().startswith("0 0x0 "))  # reads what it is to build
+        parent.stdin.write("x" * 2**17)  # more than a pipe holds: the child has begun to read
+        parent.stdin.flush()
         parent.terminate()
         parent.wait()
-        _wait_for(lambda: not child.exists() or "Z" in (child / "stat").read_text().rpartition(")")[2])
+        end = time.monotonic() + 30
+        while not _gone(child):
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
-def _wait_for(what):
-    end = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def _gone(process):
+    try:
+        return " Z " in (process / "stat").read_text().rpartition(")")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_where_memory_is_shared_the_workspace_is_half_of_what_is_free(encoder, monkeypatch):

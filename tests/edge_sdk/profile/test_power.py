@@ -10,6 +10,8 @@ from edge_sdk.errors import DeviceError
 from edge_sdk.profile import power
 from edge_sdk.profile.power import PowerSampler, find_rails, power_source
 
+from ...conftest import again_and_again
+
 
 def _write(folder, **files):
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,10 +81,9 @@ def test_torn_lines_of_tegrastats_are_passed_over_and_its_end_is_an_error(tmp_pa
     with power_source(tmp_path, _printing(*lines)) as source, PowerSampler(source, interval_s=0.01) as sampler:
         time.sleep(0.05)
     assert set(sampler.energy().mean_mw) == {"VDD_IN", "VDD_SOC"}
-    with power_source(tmp_path, (sys.executable, "-c", f"print({whole!r})")) as source:
-        time.sleep(0.3)
-        with pytest.raises(DeviceError, match="ended by itself"):
-            source()
+    ends = (sys.executable, "-c", f"print({whole!r})")
+    with power_source(tmp_path, ends) as source, pytest.raises(DeviceError, match="ended by itself"):
+        again_and_again(source)
 
 
 def test_energy_is_the_integral_and_idle_can_be_taken_off(orin):
@@ -105,22 +106,24 @@ def test_energy_is_the_integral_and_idle_can_be_taken_off(orin):
 def test_power_that_rises_is_integrated_by_trapezoids(orin):
     amperes = orin / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/curr1_input"
 
-    def rise(stop):
-        begin = time.monotonic()
+    def rise(stop, begin):
         while not stop.is_set():
             partial = amperes.with_suffix(".new")
             partial.write_text(str(round(1000 + 2000 * (time.monotonic() - begin))))
             partial.replace(amperes)
 
     stop = threading.Event()
-    thread = threading.Thread(target=rise, args=(stop,))
+    begin = time.monotonic()
+    thread = threading.Thread(target=rise, args=(stop, begin))
     thread.start()
-    with power_source(orin) as source, PowerSampler(source, interval_s=0.02) as sampler:
-        time.sleep(0.5)
-    stop.set()
-    thread.join()
-    mean = sampler.energy().mean_mw["VDD_IN"]  # 5 W, and 10 W more each second: 7.5 W in the middle
-    assert mean == pytest.approx(7500, rel=0.15)
+    try:
+        with power_source(orin) as source, PowerSampler(source, interval_s=0.02) as sampler:
+            time.sleep(0.5)
+    finally:
+        stop.set()
+        thread.join()
+    middle = (sampler.samples[0][0] + sampler.samples[-1][0]) / 2 - begin  # 5 W, and 10 W more each second
+    assert sampler.energy().mean_mw["VDD_IN"] == pytest.approx(5000 + 10_000 * middle, rel=0.05)
 
 
 def test_a_monitor_that_fails_is_named(orin):
