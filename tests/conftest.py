@@ -252,6 +252,26 @@ def again_and_again(call: Callable[[], object]) -> None:
 
 
 @contextmanager
+def meanwhile(*works: Callable[[], object]) -> Iterator[None]:
+    """Does each again and again, in a thread of its own, until the body has ended, however it ends."""
+    ended = threading.Event()
+
+    def repeat(work: Callable[[], object]) -> None:
+        while not ended.is_set():
+            work()
+
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
 def held_port() -> Iterator[int]:
     """A port that nobody else is given while the body runs, and that a server which asks for it can have."""
     with socket.socket() as held:

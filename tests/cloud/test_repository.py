@@ -19,7 +19,7 @@ from edge_sdk import EdgeRuntime, oip
 from edge_sdk.bundle import open_party
 from edge_sdk.errors import BundleError, CollusionError, EdgeSDKError, ForbiddenError, UnknownModelError
 
-from ..conftest import assert_one_line_error, edgesdk_here, serving
+from ..conftest import assert_one_line_error, edgesdk_here, meanwhile, serving
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
 
@@ -277,21 +277,16 @@ def test_a_device_finds_its_own_version_and_keeps_it_while_others_come(controlle
         expected = device.predict(IMAGE).logits
         shutil.copytree(other_bundle / "server0", disk / "tail" / "2")
         answers, problems = [], []
-        stop = threading.Event()
 
         def ask() -> None:
             try:
-                while not stop.is_set():
-                    answers.append(device.predict(IMAGE).logits)
+                answers.append(device.predict(IMAGE).logits)
             except EdgeSDKError as error:
                 problems.append(error)
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        for _ in range(3):
-            assert requests.post(f"{url}/v2/repository/models/tail/load").status_code == 200
-        stop.set()
-        thread.join()
+        with meanwhile(ask):
+            for _ in range(3):
+                assert requests.post(f"{url}/v2/repository/models/tail/load").status_code == 200
         assert not problems
         assert answers
         for logits in answers:

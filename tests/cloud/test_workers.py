@@ -3,10 +3,10 @@
 import os
 import signal
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.client import Client
 from edge_sdk.errors import RemoteError
 
-from ..conftest import edgesdk_here, serving
+from ..conftest import edgesdk_here, meanwhile, serving
 
 FEATURES = np.random.default_rng(1).random((8, 12, 8, 8), np.float32)
 
@@ -49,35 +49,29 @@ def _wait_for(what) -> None:
 def test_all_of_them_serve_count_together_and_are_replaced(bundle):
     with OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes()) as backend:
         expected = backend.run({"features": FEATURES})["logits"]
-    right, problems, stop = [0] * 8, [], threading.Event()
+    right, problems = [0] * 8, []
 
     def ask(url: str, row: int) -> None:
-        while not stop.is_set():
-            with Client(url) as client:  # a new connection each time: any worker may take it
-                try:
-                    outputs, _ = client.infer("tail", {"features": FEATURES[row : row + 1]})
-                except RemoteError as error:
-                    problems.append(error)
-                    continue
-            np.testing.assert_allclose(outputs["logits"][0], expected[row], atol=1e-4)
-            right[row] += 1
+        with Client(url) as client:  # a new connection each time: any worker may take it
+            try:
+                outputs, _ = client.infer("tail", {"features": FEATURES[row : row + 1]})
+            except RemoteError as error:
+                problems.append(error)
+                return
+        np.testing.assert_allclose(outputs["logits"][0], expected[row], atol=1e-4)
+        right[row] += 1
 
     with serving(bundle / "server0", "--workers", "2") as (url, process):
         before = _children(process.pid)
         assert len(before) == 2
-        threads = [threading.Thread(target=ask, args=(url, row)) for row in range(8)]
-        for thread in threads:
-            thread.start()
-        time.sleep(2)
-        os.kill(before[0], signal.SIGKILL)
-        _wait_for(lambda: len(_children(process.pid)) == 2 and before[0] not in _children(process.pid))
-        once, more = list(right), time.monotonic() + 60
-        while min(now - then for now, then in zip(right, once, strict=True)) < 3:
-            assert time.monotonic() < more
-            time.sleep(0.1)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with meanwhile(*(partial(ask, url, row) for row in range(8))):
+            time.sleep(2)
+            os.kill(before[0], signal.SIGKILL)
+            _wait_for(lambda: len(_children(process.pid)) == 2 and before[0] not in _children(process.pid))
+            once, more = list(right), time.monotonic() + 60
+            while min(now - then for now, then in zip(right, once, strict=True)) < 3:
+                assert time.monotonic() < more
+                time.sleep(0.1)
         # What the killed one counted in its last half second is lost; its counts before that are not.
         assert sum(right) * 0.5 < _answered(url) <= sum(right) + len(problems)
         time.sleep(1.2)  # until all have told each other of the last requests

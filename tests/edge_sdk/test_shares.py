@@ -3,7 +3,6 @@
 import json
 import signal
 import socket
-import threading
 import time
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -21,7 +20,7 @@ from edge_sdk.collusion import ColocationWarning
 from edge_sdk.errors import BundleError, CollusionError, ConfigError, RemoteError, RemoteTimeout
 from edge_sdk.tensors import TensorSpec
 
-from ..conftest import answering_by, assert_one_line_error, edgesdk, serving
+from ..conftest import answering_by, assert_one_line_error, edgesdk, meanwhile, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -317,7 +316,6 @@ def test_a_killed_server_is_survived_and_comes_back(shares_bundle):
     """Under load: every request ends within its deadline as ok, degraded or a named error; no ok answer is wrong."""
     expected = [_expected(shares_bundle, IMAGES[i : i + 1])[0] for i in range(3)]
     outcomes, slowest = [], 0.0
-    stop = threading.Event()
     with ExitStack() as stack:
         started = [stack.enter_context(serving(shares_bundle / f"server{k}")) for k in range(4)]
         urls = [url for url, _ in started]
@@ -329,29 +327,25 @@ def test_a_killed_server_is_survived_and_comes_back(shares_bundle):
 
         def load():
             nonlocal slowest
-            while not stop.is_set():
-                i = len(outcomes) % 3
-                began = time.perf_counter()
-                try:
-                    prediction = runtime.predict(IMAGES[i : i + 1])
-                    right = np.allclose(prediction.logits[0], expected[i], atol=1e-4)
-                    outcomes.append("degraded" if prediction.missing else "ok" if right else "WRONG")
-                except RemoteError:
-                    outcomes.append("error")
-                slowest = max(slowest, time.perf_counter() - began)
+            i = len(outcomes) % 3
+            began = time.perf_counter()
+            try:
+                prediction = runtime.predict(IMAGES[i : i + 1])
+                right = np.allclose(prediction.logits[0], expected[i], atol=1e-4)
+                outcomes.append("degraded" if prediction.missing else "ok" if right else "WRONG")
+            except RemoteError:
+                outcomes.append("error")
+            slowest = max(slowest, time.perf_counter() - began)
 
-        thread = threading.Thread(target=load)
-        thread.start()
-        _wait_for(lambda: outcomes.count("ok") >= 20)
-        url, process = started[2]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        _wait_for(lambda: "degraded" in outcomes)
-        stack.enter_context(serving(shares_bundle / "server2", "--port", url.rpartition(":")[2]))
-        before = len(outcomes)
-        _wait_for(lambda: outcomes[before:].count("ok") >= 20)
-        stop.set()
-        thread.join()
+        with meanwhile(load):
+            _wait_for(lambda: outcomes.count("ok") >= 20)
+            url, process = started[2]
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            _wait_for(lambda: "degraded" in outcomes)
+            stack.enter_context(serving(shares_bundle / "server2", "--port", url.rpartition(":")[2]))
+            before = len(outcomes)
+            _wait_for(lambda: outcomes[before:].count("ok") >= 20)
     assert "WRONG" not in outcomes
     assert slowest < 3
 
