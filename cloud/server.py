@@ -147,9 +147,8 @@ class _Server(uvicorn.Server):
         timer.cancel()
         connections = [cast(GuardedProtocol, each) for each in self.server_state.connections]
         self.lost += sum(each.num_owed for each in connections)
-        if (
-            self.force_exit
-        ):  # uvicorn calls the end of an application's task a fault of it: to its client, and to the log
+        if self.force_exit:
+            # uvicorn calls the end of an application's task a fault of it: to its client, and to the log.
             for each in connections:
                 if isinstance(each.cycle, RequestResponseCycle):
                     each.transport.abort()

@@ -19,6 +19,7 @@ from edge_sdk.errors import BackendError
 
 _FREE = {"Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split",
          "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _UNKNOWN = {"Attention", "ConvInteger", "DeformConv", "Einsum", "GRU", "LSTM", "MatMulInteger", "QLinearConv",
             "QLinearMatMul", "RNN"}  # fmt: skip
 """Products whose FLOPs nothing here counts: an error, where a 0 would look like a count."""
@@ -88,7 +89,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
 def _flops(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
     if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
         raise BackendError(f"node {node.name!r}: {node.op_type} holds a sub-graph, whose cost cannot be counted")
-    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul", *_UNKNOWN}:
+    if node.op_type not in _PRODUCTS | _UNKNOWN:
         return 0
     known = [shapes.get(name, [-1]) for name in (*node.input[:2], node.output[0])]
     if any(size < 0 for shape in known for size in shape) or node.op_type in _UNKNOWN:
@@ -105,7 +106,7 @@ def _flops(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
 
 
 def _other_ops(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
-    if node.op_type in _FREE or node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.op_type in _FREE | _PRODUCTS:
         return 0
     shape = shapes.get(node.input[0] if node.op_type in _BY_INPUT else node.output[0], [])
     return prod(shape) if shape and min(shape) >= 0 else 0

@@ -15,7 +15,7 @@ from .providers import CPU, Provider
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg, SessionOptions
 
-__all__ = ["OnnxRuntimeBackend"]
+__all__ = ["OnnxRuntimeBackend", "session_options"]
 
 _TYPES = {
     "bool": "BOOL",
@@ -37,6 +37,23 @@ ON_A_JETSON = (
 )
 
 
+def session_options(num_threads: int | None) -> SessionOptions:
+    """``onnxruntime.SessionOptions`` that every session here has.
+
+    Args:
+        num_threads: that an operator may use; None lets ONNX Runtime choose.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERROR
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+    # Idle threads that spin would take the cores from whatever else runs on the device.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class OnnxRuntimeBackend:
     """An ONNX model in an inference session.
 
@@ -56,12 +73,7 @@ class OnnxRuntimeBackend:
         except ModuleNotFoundError as error:
             raise BackendError("ONNX Runtime is not installed: pip install onnxruntime") from error
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERROR
-        if num_threads is not None:
-            options.intra_op_num_threads = num_threads
-        # Idle threads that spin would take the cores from whatever else runs on the device.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(num_threads)
         available = onnxruntime.get_available_providers()
         if provider.name not in available:
             raise DeviceError(

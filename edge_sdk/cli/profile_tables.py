@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from ..errors import DataError
-from ..profile.conditions import Conditions, held_back
+from ..profile.conditions import Conditions, held_back, over_current
 from ..profile.encoder import PartProfile, ProfileReport, named_parts
 from ..profile.layer_rows import layer_rows
 from ..profile.power import rail_label
@@ -86,10 +86,10 @@ def print_profile(report: ProfileReport, layers: bool, until_stable: bool = Fals
             f"to {STEADY:.0%} either way; lock the clocks, or end what else runs",
             err=True,
         )
-    for line in held_back(report.begin, report.during, report.end):
+    for line in (*over_current(report.begin, report.end), *held_back(report.begin, report.during)):
         typer.echo(f"edgesdk: warning: {line}; cool it, or choose a lower power mode", err=True)
     for name, part in parts:
-        for line in held_back(report.begin, part.energy.during, report.begin) if part.energy else []:
+        for line in held_back(report.begin, part.energy.during) if part.energy else []:
             typer.echo(f"edgesdk: warning: while the energy of {name} was measured, {line}", err=True)
     if report.during.alarms:
         typer.echo(

@@ -30,8 +30,9 @@ FAILED = 3
 _CHILD = f"""
 import sys
 sys.path[:] = sys.argv[2:]
+from pathlib import Path
 from {__name__} import _main
-sys.exit(_main(sys.argv[1]))
+sys.exit(_main(Path(sys.argv[1])))
 """
 """With the path of this process: the current folder is on the path of ``-m``, whoever can write there."""
 
@@ -101,9 +102,10 @@ def _within_memory(onnx: bytes, options: EngineOptions, shared_memory: bool) -> 
     if free is None:
         return options
     needed = LIBRARY_BYTES + WEIGHT_COPIES * len(onnx)
-    if free + _free_swap() < needed:  # into which other processes can go
+    room = free + _free_swap()  # into which other processes can go
+    if room < needed:
         raise DeviceError(
-            f"{free + _free_swap() >> 20} MiB of memory are free, swap included, building this engine takes about "
+            f"{room >> 20} MiB of memory are free, swap included, building this engine takes about "
             f"{needed >> 20} MiB; close the desktop (it takes some 800 MB), add a swap file, or choose fp16"
         )
     if options.workspace_bytes is None and shared_memory:
@@ -156,7 +158,7 @@ def _died(status: int, text: str) -> EdgeSDKError:
     return BackendError(f"the process that builds engines failed with status {status}: {''.join(last)}")
 
 
-def _main(answer: str) -> int:
+def _main(answer: Path) -> int:
     with suppress(AttributeError, OSError):  # a build takes minutes, and the GPU: it must not outlive who waits for it
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)
@@ -164,7 +166,7 @@ def _main(answer: str) -> int:
         library = load_library(request.library)
         content, layers = build_engine(request.onnx, request.options, library)
     except EdgeSDKError as error:
-        write_aside(Path(answer), msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
+        write_aside(answer, msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
         return FAILED
-    write_aside(Path(answer), msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
+    write_aside(answer, msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
     return 0

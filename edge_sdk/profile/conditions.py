@@ -10,7 +10,7 @@ from ..jetson import gpu_clock, is_jetson, power_mode
 from ..sysfs import read_number, read_text
 from .sampler import Sampler
 
-__all__ = ["Conditions", "ConditionsSampler", "Extremes", "held_back"]
+__all__ = ["Conditions", "ConditionsSampler", "Extremes", "held_back", "over_current"]
 
 INTERVAL_S = 0.2
 LEAST = 0.98
@@ -78,14 +78,19 @@ class Extremes(msgspec.Struct, frozen=True):
     alarms: list[str]
 
 
-def held_back(begin: Conditions, during: Extremes, end: Conditions) -> list[str]:
-    """What made the machine lower its clocks below what it was allowed when the runs began, a line for each."""
-    lines = [
+def over_current(begin: Conditions, end: Conditions) -> list[str]:
+    """The limits of current that were met between two moments, a line for each."""
+    return [
         f"the over-current limit {name} was met {count - begin.over_current.get(name, 0)} times during the runs, "
         "and lowered the clocks"
         for name, count in end.over_current.items()
         if count > begin.over_current.get(name, 0)
     ]
+
+
+def held_back(begin: Conditions, during: Extremes) -> list[str]:
+    """Whether the machine lowered its clocks below what it was allowed when the runs began, a line for each clock."""
+    lines = []
     for name, allowed, lowest in (
         ("GPU", begin.gpu_mhz, during.lowest_gpu_mhz),
         ("CPU", begin.cpu_mhz, during.lowest_cpu_mhz),

@@ -154,6 +154,9 @@ class _Loaded(NamedTuple):
     first_run_ms: float
     samples: list[float]
 
+    def run_ms(self) -> float:
+        return run_ms(self.backend, self.feeds, self.noises)
+
 
 def profile_edge(
     path: Path,
@@ -236,7 +239,7 @@ def _warm_up(loaded: Sequence[_Loaded], rounds: int, seconds: float) -> int:
     while done < rounds or time.perf_counter() < end:
         done += 1
         for each in loaded:
-            run_ms(each.backend, each.feeds, each.noises)
+            each.run_ms()
     return done
 
 
@@ -246,7 +249,7 @@ def _time_in_turns(
     """In turns, so that a change of the machine's speed meets all parts."""
     for i in range(1, runs + 1):
         for each in loaded:
-            each.samples.append(run_ms(each.backend, each.feeds, each.noises))
+            each.samples.append(each.run_ms())
         progress(i, runs)
         look = until_stable and i % CHECK_ROUNDS == 0
         if look and all(LatencyStats.of(each.samples, 0).steady for each in loaded):
@@ -288,7 +291,7 @@ def _energy(loaded: _Loaded, source: PowerSource, idle: Energy) -> PartEnergy:
     with ConditionsSampler() as watched, PowerSampler(source) as sampler:
         begin = time.monotonic()
         while time.monotonic() - begin < ENERGY_S:
-            run_ms(loaded.backend, loaded.feeds, loaded.noises)
+            loaded.run_ms()
             runs += 1
     found = sampler.energy()
     return PartEnergy(

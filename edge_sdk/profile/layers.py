@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ..backends.onnxruntime import session_options
 from ..errors import BackendError
 from ..tensors import Array
 
@@ -40,15 +41,11 @@ def layer_times(
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options = session_options(num_threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "layers")
         # The basic level fuses too: a linear layer's MatMul and Add, by a name that the file does not have.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as where it is timed whole
-        if num_threads is not None:
-            options.intra_op_num_threads = num_threads
         try:
             session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
             for _ in range(runs + 1):

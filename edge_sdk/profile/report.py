@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..page import write_page
-from .conditions import held_back
+from .conditions import held_back, over_current
 from .encoder import ProfileReport, named_parts
 from .layer_rows import layer_rows
 from .plots import latency_histogram, layer_bars, roofline
@@ -45,7 +45,7 @@ def write_html(report: ProfileReport, path: Path) -> None:
             histogram=latency_histogram(parts),
             rail_label=rail_label,
             layers=layer_rows(report.encoder, report.batch, report.precision),
-            held_back=held_back(report.begin, report.during, report.end),
+            held_back=[*over_current(report.begin, report.end), *held_back(report.begin, report.during)],
             bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
             roofs=roofs,
             roofline=roofline(points, roofs) if roofs else None,

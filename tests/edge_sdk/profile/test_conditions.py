@@ -1,6 +1,6 @@
 import time
 
-from edge_sdk.profile.conditions import INTERVAL_S, Conditions, ConditionsSampler, Extremes, held_back
+from edge_sdk.profile.conditions import INTERVAL_S, Conditions, ConditionsSampler, Extremes, held_back, over_current
 
 
 def _write(path, text):
@@ -65,12 +65,10 @@ def test_what_happens_between_is_seen(tmp_path):
     assert worst.lowest_gpu_mhz == 510
     assert worst.lowest_cpu_mhz is None
     assert worst.highest_c == {"gpu-thermal": 97.5}
-    now = Conditions.now(tmp_path)
-    (line,) = held_back(now, worst, now)
+    (line,) = held_back(Conditions.now(tmp_path), worst)
     assert "the GPU's clock fell to 510 MHz during the runs, below the 1020 MHz" in line
     _write(clock / "min_freq", 306_000_000)
-    now = Conditions.now(tmp_path)
-    assert not held_back(now, worst, now)  # a clock that may vary does
+    assert not held_back(Conditions.now(tmp_path), worst)  # a clock that may vary does
     assert worst.alarms == ["VDD_IN"]
 
 
@@ -79,14 +77,13 @@ def test_over_current_between_two_looks_is_counted(tmp_path):
     counters = [tmp_path / f"sys/class/hwmon/hwmon{i}/oc{i}_event_cnt" for i in (1, 2)]
     for counter in counters:
         _write(counter, 5)
-    with ConditionsSampler(tmp_path) as sampler:
-        begin = Conditions.now(tmp_path)
-        _write(counters[1], 12)
-    (line,) = held_back(begin, sampler.extremes(), Conditions.now(tmp_path))
+    begin = Conditions.now(tmp_path)
+    _write(counters[1], 12)
+    (line,) = over_current(begin, Conditions.now(tmp_path))
     assert line.startswith("the over-current limit oc2 was met 7 times during the runs")
 
 
 def test_a_measured_clock_just_below_the_lowest_is_no_alarm():
     begin = Conditions(None, None, (900, 800, 3000), {}, [])
-    assert not held_back(begin, Extremes(1, None, 799, {}, []), begin)
-    assert held_back(begin, Extremes(1, None, 700, {}, []), begin)
+    assert not held_back(begin, Extremes(1, None, 799, {}, []))
+    assert held_back(begin, Extremes(1, None, 700, {}, []))
