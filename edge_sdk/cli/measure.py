@@ -72,7 +72,7 @@ def measure(
 
 def print_report(report: MeasureReport) -> None:
     """The report as a table."""
-    from .profile_tables import ran_on
+    from ..profile.machine import ran_on
     from .tables import print_table
 
     accuracy = "not known: the folders name no class of the bundle"
@@ -91,7 +91,8 @@ def print_report(report: MeasureReport) -> None:
     print_table(
         f"{report.defense}: {report.num_images} images of {report.data}, one at a time{degraded}\n"
         f"accuracy {accuracy}; {report.feature_bytes_per_image:,} bytes of features an image; "
-        f"{report.images_per_second:.0f} images/s\n{report.backend} in {report.precision} on {ran_on(report)}",
+        f"{report.images_per_second:.0f} images/s\n{report.backend} in {report.precision} on "
+        f"{ran_on(report.machine, report.accelerator)}",
         ["step, ms", "p50", "p90", "p95", "p99", "mean", "share"],
         rows,
     )

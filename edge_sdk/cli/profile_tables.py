@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import typer
 
 from ..errors import DataError
-from ..profile.conditions import Conditions, held_back, over_current
+from ..profile.caveats import caveats
+from ..profile.conditions import Conditions
 from ..profile.encoder import PartProfile, ProfileReport, named_parts
 from ..profile.layer_rows import layer_rows
+from ..profile.machine import ran_on
 from ..profile.power import rail_label
-from ..profile.stats import STEADY, UNSTEADY
+from ..profile.stats import STEADY
 from .tables import print_table
-
-if TYPE_CHECKING:
-    from ..profile.end_to_end import MeasureReport
 
 STATISTICS = (
     ("mean", "mean_ms"), ("std", "std_ms"), ("min", "min_ms"), ("p90", "p90_ms"), ("p95", "p95_ms"), ("p99", "p99_ms"),
@@ -63,19 +61,14 @@ def print_profile(report: ProfileReport, layers: bool, until_stable: bool = Fals
     latency = report.encoder.latency
     print_table(
         f"{report.defense}, batch {report.batch}: {latency.num_samples} runs after {latency.num_warmup} of warm-up, "
-        f"in turns\n{report.backend} in {report.precision} on {ran_on(report)}",
+        f"in turns\n{report.backend} in {report.precision} on {ran_on(report.machine, report.accelerator)}",
         header,
         rows,
     )
     if report.encoder.gpu:
         _print_gpu_steps(parts)
-    unsteady = [name for name, part in parts if part.latency.variation > UNSTEADY]
-    if unsteady:
-        typer.echo(
-            f"edgesdk: warning: the timings of {', '.join(unsteady)} vary by more than {UNSTEADY:.1%} (std / mean); "
-            "lock the clocks, end what else runs, or use --until-stable",
-            err=True,
-        )
+    for line in caveats(report):
+        typer.echo(f"edgesdk: warning: {line}", err=True)
     for name, at in (("before", report.begin), ("after", report.end)):
         if told := _conditions(at):
             typer.echo(f"{name}: {told}")
@@ -86,24 +79,8 @@ def print_profile(report: ProfileReport, layers: bool, until_stable: bool = Fals
             f"to {STEADY:.0%} either way; lock the clocks, or end what else runs",
             err=True,
         )
-    for line in (*over_current(report.begin, report.end), *held_back(report.begin, report.during)):
-        typer.echo(f"edgesdk: warning: {line}; cool it, or choose a lower power mode", err=True)
-    for name, part in parts:
-        for line in held_back(report.begin, part.energy.during) if part.energy else []:
-            typer.echo(f"edgesdk: warning: while the energy of {name} was measured, {line}", err=True)
-    if report.during.alarms:
-        typer.echo(
-            f"edgesdk: warning: over current on {', '.join(report.during.alarms)} during the runs: the module lowers "
-            "its clocks; choose a lower power mode or a stronger supply",
-            err=True,
-        )
     if layers:
         _print_layers(report)
-
-
-def ran_on(report: ProfileReport | MeasureReport) -> str:
-    """Library, GPU and machine."""
-    return f"{report.accelerator}, {report.machine}" if report.accelerator else str(report.machine)
 
 
 def _conditions(at: Conditions) -> str:
@@ -166,7 +143,8 @@ def _under(report: ProfileReport) -> str:
     limits = report.begin.gpu_mhz[1:] if report.begin.gpu_mhz else None
     clocks = f", GPU at {limits[0]} to {limits[1]} MHz" if limits else ""
     memory = f", memory at most {report.begin.memory_cap_mhz} MHz" if report.begin.memory_cap_mhz else ""
-    return f"{report.backend}{threads}, batch {report.batch}, on {ran_on(report)}{mode}{clocks}{memory}"
+    machine = ran_on(report.machine, report.accelerator)
+    return f"{report.backend}{threads}, batch {report.batch}, on {machine}{mode}{clocks}{memory}"
 
 
 def load_report(path: Path) -> ProfileReport:

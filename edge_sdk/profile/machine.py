@@ -15,7 +15,7 @@ from ..sysfs import read_text
 if TYPE_CHECKING:
     from ..backends import Execution
 
-__all__ = ["Accelerator", "Machine", "processor_name", "usable_cpus"]
+__all__ = ["Accelerator", "Machine", "processor_name", "ran_on", "usable_cpus"]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -86,6 +86,11 @@ class Accelerator(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         driver = f"driver of {self.driver}" if self.driver else None
         return ", ".join(each for each in (self.library, self.gpu, driver) if each)
+
+
+def ran_on(machine: Machine, accelerator: Accelerator | None) -> str:
+    """Library, GPU and machine, in a line."""
+    return f"{accelerator}, {machine}" if accelerator else str(machine)
 
 
 def usable_cpus() -> int:

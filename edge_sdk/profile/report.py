@@ -6,13 +6,12 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..page import write_page
-from .conditions import held_back, over_current
+from .caveats import caveats
 from .encoder import ProfileReport, named_parts
 from .layer_rows import layer_rows
 from .plots import latency_histogram, layer_bars, roofline
 from .power import rail_label
 from .roofline import layer_points, measured_roofs
-from .stats import UNSTEADY
 
 __all__ = ["write_html"]
 
@@ -41,11 +40,10 @@ def write_html(report: ProfileReport, path: Path) -> None:
             path,
             report=report,
             parts=parts,
-            unsteady=[name for name, part in parts if part.latency.variation > UNSTEADY],
+            caveats=caveats(report),
             histogram=latency_histogram(parts),
             rail_label=rail_label,
             layers=layer_rows(report.encoder, report.batch, report.precision),
-            held_back=[*over_current(report.begin, report.end), *held_back(report.begin, report.during)],
             bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
             roofs=roofs,
             roofline=roofline(points, roofs) if roofs else None,

@@ -2,14 +2,18 @@ import itertools
 import json
 import re
 import sys
+from html import unescape
 
 import pytest
+from msgspec.structs import replace
 
 from edge_sdk.bundle import LayerCost, open_party
 from edge_sdk.cli.profile_tables import print_profile
 from edge_sdk.noise import draw_noise
 from edge_sdk.profile import encoder, power
-from edge_sdk.profile.encoder import profile_edge
+from edge_sdk.profile.caveats import caveats
+from edge_sdk.profile.conditions import Extremes
+from edge_sdk.profile.encoder import PartEnergy, profile_edge
 from edge_sdk.profile.report import write_html
 from edge_sdk.profile.roofline import layer_points, measured_roofs
 from export.parity import parity_images
@@ -121,6 +125,26 @@ def test_the_page_needs_nothing_else(report, tmp_path):
     assert "tells neither clocks nor temperatures" in page or "MHz" in page or "°C" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "<script" not in page
+
+
+def test_what_makes_figures_doubtful_stands_in_table_and_page(report, tmp_path, capsys):
+    fell, calm = Extremes(9, 510, None, {}, ["VDD_IN"]), Extremes(9, 1020, None, {}, [])
+    begin = replace(report.begin, gpu_mhz=(1020, 1020, 1020), over_current={"oc2": 5})
+    power = {"VDD_IN": 1.0}
+    energy = PartEnergy(1, 0.3, 9, "VDD_IN", power, power, power, power, fell)
+    steady = replace(report.encoder, latency=replace(report.encoder.latency, mean_ms=1.0, std_ms=0.01))
+    assert not caveats(replace(report, begin=begin, encoder=steady, undefended=None, during=calm))
+    part = replace(steady, latency=replace(steady.latency, mean_ms=1.0, std_ms=0.03), energy=energy)
+    doubtful = replace(
+        report, begin=begin, end=replace(begin, over_current={"oc2": 12}), during=fell, encoder=part, undefended=None
+    )
+    lines = caveats(doubtful)
+    expected = ("timings of encoder", "oc2 was met 7", "fell to 510", "on VDD_IN", "energy of encoder")
+    assert [told for line, told in zip(lines, expected, strict=True) if told not in line] == []
+    print_profile(doubtful, layers=False)
+    write_html(doubtful, tmp_path / "p.html")
+    warned, page = capsys.readouterr().err, unescape((tmp_path / "p.html").read_text())
+    assert all(line in warned and line in page for line in lines)
 
 
 def test_reports_are_compared_with_the_first(bundle, tmp_path):
