@@ -280,6 +280,14 @@ def held_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Until it is so; a test that waits in vain fails."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(0.02)
+
+
 @contextmanager
 def at_work(pid: int, seconds: float = 0.05) -> Iterator[None]:
     """Waits at the end until the process has computed this long: reading a request takes less, so it runs a model."""
@@ -290,11 +298,7 @@ def at_work(pid: int, seconds: float = 0.05) -> Iterator[None]:
 
     until = spent() + seconds
     yield
-    for _ in range(4000):
-        if spent() >= until:
-            return
-        time.sleep(0.005)
-    raise TimeoutError(f"process {pid} did not compute {seconds} s")
+    wait_until(lambda: spent() >= until)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import http.client
 import re
 import signal
 import socket
-import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -14,7 +13,7 @@ import requests
 
 from edge_sdk import oip
 
-from ..conftest import held_port, serving
+from ..conftest import held_port, serving, wait_until
 
 MOST_ROWS = 512
 """Of a request, in batches of 1."""
@@ -40,18 +39,14 @@ REQUESTS = [_request(MOST_ROWS, compressed=True)] * 10 + [_request(1), _request(
 """The first keep it at work for seconds, the others wait; each is small enough for the system to take at once."""
 
 
-def _wait_for(url, count):
-    """Until so many requests have arrived, by what waits and has been answered; one runs, or has just begun to."""
-    deadline = time.monotonic() + 60
-    while True:
-        text = requests.get(f"{url}/metrics", timeout=60).text
-        waiting, done = (
-            float(re.findall(rf"^nv_inference_{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)[0])
-            for name in ("pending_request_count", "request_success")
-        )
-        if waiting and waiting + done + 1 >= count:
-            return
-        assert time.monotonic() < deadline
+def _have_arrived(url, count):
+    """Whether so many requests have, by what waits and has been answered; one runs, or has just begun to."""
+    text = requests.get(f"{url}/metrics", timeout=60).text
+    waiting, done = (
+        float(re.findall(rf"^nv_inference_{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)[0])
+        for name in ("pending_request_count", "request_success")
+    )
+    return waiting and waiting + done + 1 >= count
 
 
 def _is_answered(raw):
@@ -76,7 +71,7 @@ def test_what_a_short_drain_leaves_is_counted(bundle, options):
             connections.append(raw)
         half = stack.enter_context(socket.create_connection((host, int(port)), 60))
         half.sendall(REQUESTS[0][:-1])  # of which nothing is owed
-        _wait_for(url, 3)
+        wait_until(lambda: _have_arrived(url, 3))
         process.send_signal(signal.SIGTERM)
         status = process.wait(60)
         lines = process.stderr.read().splitlines()
@@ -115,7 +110,7 @@ def test_calls_over_grpc_are_counted_too(bundle):
     ):
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         calls = [infer.future(content, timeout=120) for _ in range(10)]
-        _wait_for(url, len(calls))
+        wait_until(lambda: _have_arrived(url, len(calls)))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 1
         lost = sum(call.exception() is not None for call in calls)

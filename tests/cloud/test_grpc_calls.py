@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from ..conftest import held_port, serving
+from ..conftest import held_port, serving, wait_until
 
 grpc = pytest.importorskip("grpc", reason="needs edgesdk[grpc]")
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
@@ -30,16 +30,12 @@ def _serving(bundle, *options):
         yield f"127.0.0.1:{port}", process
 
 
-def _wait_for(what):
-    """Until it is so, once the server knows that somebody has left."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            if what():
-                return
-        except grpc.RpcError:
-            pass
-        assert time.monotonic() < deadline
+def _answers(call):
+    """What it does, once the server knows that somebody has left."""
+    try:
+        return call()
+    except grpc.RpcError:
+        return None
 
 
 class _Silent:
@@ -109,7 +105,7 @@ def test_what_finds_no_place_is_refused_before_its_message_is_there(bundle):
             with _Silent(channel) as third:
                 return third.status(0.5) is None
 
-        _wait_for(waits)
+        wait_until(waits)
 
 
 def _frames(raw):
@@ -183,7 +179,7 @@ def test_more_calls_than_may_be_under_way_are_refused():
             stubs[2].Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         watched[0].cancel()
-        _wait_for(lambda: stubs[2].Check(health_pb2.HealthCheckRequest(), timeout=10))
+        wait_until(lambda: _answers(lambda: stubs[2].Check(health_pb2.HealthCheckRequest(), timeout=10)))
 
 
 def _ask(channel, method, content, **how):
@@ -220,7 +216,7 @@ def test_watchers_and_checks_of_one_client_are_so_many(bundle):
                 refused()
             assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         watched.pop().cancel()
-        _wait_for(lambda: stub.Check(request, timeout=10).status == SERVING)
+        wait_until(lambda: _answers(lambda: stub.Check(request, timeout=10).status == SERVING))
         process.send_signal(signal.SIGTERM)
         for each in watched:  # all of them, though one has left
             assert next(each).status == NOT_SERVING

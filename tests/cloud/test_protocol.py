@@ -8,7 +8,7 @@ import pytest
 import cloud.protocol
 from cloud.protocol import GuardedProtocol
 
-from ..conftest import uvicorn_here
+from ..conftest import uvicorn_here, wait_until
 
 
 async def _application(scope, receive, send):
@@ -89,10 +89,7 @@ def test_a_client_that_takes_no_answer_is_hung_up_on(monkeypatch):
     monkeypatch.setattr(cloud.protocol, "LOOK_SECONDS", 0.1)
     with uvicorn_here(application, GuardedProtocol) as (connect, server), connect() as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        deadline = time.monotonic() + 5
-        while server.server_state.connections or not sent:
-            assert time.monotonic() < deadline, "still connected"
-            time.sleep(0.05)
+        wait_until(lambda: sent and not server.server_state.connections, seconds=5)
         ended.set()
 
 

@@ -3,10 +3,9 @@
 import importlib.util
 import os
 import signal
-import threading
 import time
-from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from edge_sdk.client import Client
 from edge_sdk.credentials import Credentials
 from edge_sdk.errors import RemoteError
 
-from ..conftest import edgesdk_here, lacking, serving
+from ..conftest import edgesdk_here, lacking, meanwhile, serving, wait_until
 
 FEATURES = np.random.default_rng(1).random((16, 12, 8, 8), np.float32)
 
@@ -70,37 +69,31 @@ def test_a_killed_replica_loses_no_answer_and_is_replaced(bundle, tmp_path):
     token = tmp_path / "token"
     token.write_text("secret")
     options = ("--engine", "ray", "--replicas", "2", "--threads", "1", "--token-file", str(token))
-    found: Counter[str] = Counter()
-    stop = threading.Event()
+    answers: list[str] = []
 
-    def ask(url: str, row: int) -> None:
-        with Client(url, timeout_s=30, credentials=Credentials(token_file=token)) as client:
-            while not stop.is_set():
-                found[_ask(client, slice(row, row + 1), expected)] += 1
+    def ask(client: Client, rows: slice) -> None:
+        answers.append(_ask(client, rows, expected))
 
     with serving(bundle / "server0", *options) as (url, process):
         before = _replicas()
         assert len(before) == 2
         assert requests.get(f"{url}/v2/models/tail").status_code == 401
-        threads = [threading.Thread(target=ask, args=(url, row)) for row in range(6)]
-        for thread in threads:
-            thread.start()
-        time.sleep(3)
-        os.kill(before.pop(), signal.SIGKILL)
-        time.sleep(1)
-        end = time.monotonic() + 60
-        while len(_replicas() - before) < 1 and time.monotonic() < end:
-            time.sleep(0.5)
-        right = found["right"]
-        time.sleep(5)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with ExitStack() as stack:
+            asking = []
+            for row in range(6):
+                client = stack.enter_context(Client(url, timeout_s=30, credentials=Credentials(token_file=token)))
+                asking.append(partial(ask, client, slice(row, row + 1)))
+            stack.enter_context(meanwhile(*asking))
+            wait_until(lambda: answers.count("right") > 100)
+            killed = before.pop()
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: killed not in _replicas() and len(_replicas()) == 2)
+            right = answers.count("right")
+            wait_until(lambda: answers.count("right") > right + 100)
         assert len(_replicas()) == 2
-        assert found["right"] > right > 0
-        assert not found["wrong"]
+        assert "wrong" not in answers
         # Those that the killed one was working on were told so; nobody waited in vain.
-        assert sum(found.values()) - found["right"] <= len(threads)
+        assert len(answers) - answers.count("right") <= len(asking)
         process.terminate()
         assert process.wait(60) == 0
     assert not _replicas()
@@ -124,36 +117,29 @@ def test_a_second_replica_comes_with_the_load(bundle):
         expected = backend.run({"features": FEATURES})["logits"]
     # A replica is to have half of what may wait there: with 14 that ask without a pause one has too much, two do not.
     options = ("--replicas", "1", "--max-replicas", "2", "--threads", "1", "--max-waiting", "16")
-    found: Counter[str] = Counter()
-    stop = threading.Event()
+    answers: list[str] = []
 
-    def ask(url: str, row: int) -> None:
-        with Client(url, timeout_s=60) as client:
-            while not stop.is_set():
-                found[_ask(client, slice(row % 8, row % 8 + 8), expected)] += 1
+    def ask(client: Client, rows: slice) -> None:
+        answers.append(_ask(client, rows, expected))
 
     with serving(bundle / "server0", "--engine", "ray", *options) as (url, process):
         assert len(_replicas()) == 1
-        threads = [threading.Thread(target=ask, args=(url, row), daemon=True) for row in range(14)]
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + 300
-        while len(_replicas()) < 2 and time.monotonic() < end:
-            time.sleep(1)
-        grown = len(_replicas())
-        while max(answered := _answered(url)) < 2 * min(answered) and time.monotonic() < end + 60:
-            pass  # until the new one, which has answered less, tells of itself
-        time.sleep(5)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert grown == 2
+        with ExitStack() as stack:
+            asking = []
+            for row in range(14):
+                client, rows = stack.enter_context(Client(url, timeout_s=60)), slice(row % 8, row % 8 + 8)
+                asking.append(partial(ask, client, rows))
+            stack.enter_context(meanwhile(*asking))
+            wait_until(lambda: len(_replicas()) == 2, seconds=300)
+            # The new one, which has answered less, tells of itself as well.
+            wait_until(lambda: max(answered := _answered(url)) >= 2 * min(answered))
+            time.sleep(5)
         assert len(_replicas()) == 2
         answered = _answered(url)
         assert len(answered) == 2
         assert min(answered) > 0
-        assert set(found) == {"right"}
-        assert sum(answered) == 8 * found["right"]
+        assert set(answers) == {"right"}
+        assert sum(answered) == 8 * len(answers)
         process.terminate()
         assert process.wait(60) == 0
     assert not _replicas()

@@ -20,7 +20,7 @@ from edge_sdk.collusion import ColocationWarning
 from edge_sdk.errors import BundleError, CollusionError, ConfigError, RemoteError, RemoteTimeout
 from edge_sdk.tensors import TensorSpec
 
-from ..conftest import answering_by, assert_one_line_error, edgesdk, meanwhile, serving
+from ..conftest import answering_by, assert_one_line_error, edgesdk, meanwhile, serving, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -338,23 +338,16 @@ def test_a_killed_server_is_survived_and_comes_back(shares_bundle):
             slowest = max(slowest, time.perf_counter() - began)
 
         with meanwhile(load):
-            _wait_for(lambda: outcomes.count("ok") >= 20)
+            wait_until(lambda: outcomes.count("ok") >= 20)
             url, process = started[2]
             process.send_signal(signal.SIGKILL)
             process.wait()
-            _wait_for(lambda: "degraded" in outcomes)
+            wait_until(lambda: "degraded" in outcomes)
             stack.enter_context(serving(shares_bundle / "server2", "--port", url.rpartition(":")[2]))
             before = len(outcomes)
-            _wait_for(lambda: outcomes[before:].count("ok") >= 20)
+            wait_until(lambda: outcomes[before:].count("ok") >= 20)
     assert "WRONG" not in outcomes
     assert slowest < 3
-
-
-def _wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_the_command_line_takes_servers_from_a_file_and_says_what_is_missing(

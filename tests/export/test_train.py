@@ -2,7 +2,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from export.data import load_splits
 from export.recipes import recipe_config
 from export.train import choose_device, evaluate, train
 
-from ..conftest import EDGESDK, assert_one_line_error, edgesdk
+from ..conftest import EDGESDK, assert_one_line_error, edgesdk, wait_until
 
 CPU = torch.device("cpu")
 SHORT = {"epochs": 2, "batch_size": 64, "image_size": 16, "learning_rate": 1e-3, "precision": "float32"}
@@ -162,9 +161,7 @@ def test_a_killed_training_continues_from_its_last_epoch(image_folder, tmp_path)
         "--image-size", "16", "--batch-size", "32", "--precision", "float32", "--threads", "1",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (out / "state.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until((out / "state.safetensors").exists)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = len(load_tensors(out / "state.safetensors")[1]["history"])
