@@ -53,8 +53,9 @@ class ShippedGraphs(NamedTuple):
         """Standard normal numbers for a batch ``(N, H, W, 3)``, from torch's generator; none for a model without."""
         if self.model.noise is None:
             return []
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # an attacker's training may be in one
-            return [torch.randn_like(share) for share in self.model.shares(images.permute(0, 3, 1, 2).float() / 255)]
+        with torch.no_grad():
+            shares = self.model.shares(images[:1].permute(0, 3, 1, 2).float() / 255)  # for their shapes
+        return [torch.randn(len(images), *share.shape[1:]) for share in shares]
 
     def named(self, noise: Sequence[Tensor]) -> dict[str, Array]:
         """Noise as the exported encoder takes it: by the names of its inputs."""

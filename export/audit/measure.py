@@ -18,7 +18,7 @@ from .metrics.entropy import feature_entropy
 from .metrics.fsinfo import Prior, fsinfo, spectrum
 from .metrics.mutual_information import mine
 from .results import MetricResult
-from .scale import typical_deviation
+from .scale import typical
 from .target import ServerView
 
 METRICS = ("fsinfo", "mine", "dcor", "entropy", "effective")
@@ -81,7 +81,7 @@ class Measurements:
             return [torch.tensor(sigma) for sigma in self._view.noise]
         images = sample(self._images.auxiliary, BATCH).to(self._view.device).float() / 255
         with torch.no_grad():
-            deviations = [typical_deviation(z) for z in self._view.features(images)]
+            deviations = [typical(z)[1] for z in self._view.features(images)]
         return [ASSUMED_NOISE * each for each in self._view.as_sent(deviations)]
 
     @cached_property

@@ -85,10 +85,9 @@ class Target:
         Noise is drawn from torch's generator, so that a seed decides an audit; a device draws its own.
         """
         pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        names, drawn = self._graphs.names, self._graphs.draw_noise(pixels)
-        noise = {name: n.numpy() for name, n in zip(names.noises, drawn, strict=False)}
+        noise = self._graphs.named(self._graphs.draw_noise(pixels))
         sent = self._encoder.run({"image": pixels.numpy(), **noise})
-        return tuple(torch.from_numpy(sent[name]) for name in names.shares)
+        return tuple(torch.from_numpy(sent[name]) for name in self._graphs.names.shares)
 
     def view(self, servers: Sequence[int]) -> ServerView:
         """What some servers see.

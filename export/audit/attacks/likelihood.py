@@ -10,26 +10,30 @@ import torch
 from torch import Tensor
 
 from ..images import sample
-from ..scale import typical_deviation
+from ..scale import typical
 from .base import Features, Progress, Rebuild, View
 from .joined import sample_features
 
 TV_WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0)
+PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the way from the mean image to what was found."""
+
 TUNING_IMAGES = 16
 OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodAttack:
-    """Minimises ``|f(x) - z|^2 / |z|^2 + weight sqrt(TV(x))`` over images in [0, 1].
+    """Minimises ``|f(x) - z|^2 / c + weight sqrt(TV(x))`` over images in [0, 1].
 
-    Shares with noise count in units of it, features without as they are, or in units of their channel's typical
-    deviation [ours]: there a loud channel drowns the others, here one that is mostly silent counts too much. Features
-    that were dropped do not count.
+    ``c`` is what the attacker's own images have for ``|z - mean z|^2``, on average. Shares with noise count in units of
+    it, features without as they are, or in units of their channel's typical deviation [ours]: there a loud channel
+    drowns the others, here one that is mostly silent counts too much. Features that were dropped do not count.
 
     Every image is searched from several starts, by Adam and by SGD with momentum, and the end with the lowest objective
-    kept: which is closest to the original the attacker cannot see. Of the units, and of four weights of the total
-    variation, those are taken that do best on the attacker's own images.
+    kept: which is closest to the original the attacker cannot see. Of the units, of four weights of the total variation
+    and of five parts of the way from the mean image to what is found [ours], those are taken that do best on the
+    attacker's own images.
 
     Attributes:
         steps: of each search.
@@ -45,16 +49,24 @@ class LikelihoodAttack:
     def fit(self, view: View, images: Tensor, state: Path | None, progress: Progress) -> Rebuild:
         torch.manual_seed(self.seed)  # of the noise in what is observed
         mean = images.float().mean(0) / 255
-        choices = [(units, weight) for units in _units(view, images) for weight in TV_WEIGHTS]
+        known = sample_features(view, images)
+        choices = [(_to_one(units, known), weight) for units in _units(view, known) for weight in TV_WEIGHTS]
         own = sample(images, TUNING_IMAGES).float() / 255
         seen = view.observe(own)
-        errors = []
+        tried = []
         for i, (units, weight) in enumerate(choices):
             found = self._search(view, units, seen, mean, weight, 1)
-            errors.append(float((found - own).square().mean()))
+            for part in PARTS:
+                error = float((torch.lerp(mean, found, part) - own).square().mean())
+                tried.append((error, units, weight, part))
             progress(i + 1, len(choices))
-        units, weight = choices[errors.index(min(errors))]
-        return lambda features: self._search(view, units, features, mean, weight, self.restarts)
+        _, units, weight, part = min(tried, key=lambda each: each[0])
+
+        def rebuild(features: Features) -> Tensor:
+            found = self._search(view, units, features, mean, weight, self.restarts)
+            return torch.lerp(mean, found, part).clamp(0, 1)
+
+        return rebuild
 
     def _search(
         self, view: View, units: Features, seen: Features, mean: Tensor, weight: float, restarts: int
@@ -78,12 +90,18 @@ class LikelihoodAttack:
             yield torch.rand(count, *mean.shape, generator=draw)
 
 
-def _units(view: View, images: Tensor) -> list[Features]:
+def _units(view: View, known: Features) -> list[Features]:
     """What a misfit of each share may be measured in."""
     if view.noise is not None:
         return [tuple(torch.tensor(sigma) for sigma in view.noise)]
-    own = sample_features(view, images)
-    return [tuple(typical_deviation(z) for z in own), tuple(torch.ones(()) for _ in own)]
+    return [tuple(typical(z)[1] for z in known), tuple(torch.ones(()) for _ in known)]
+
+
+def _to_one(units: Features, known: Features) -> Features:
+    """The units in which an image's features lie 1 from the mean of all, by the root of the mean of squares."""
+    apart = [(z - z.mean(0)) / unit for z, unit in zip(known, units, strict=True)]
+    total = torch.stack([each.square().flatten(1).sum(1).mean() for each in apart]).sum().sqrt().clamp_min(1e-12)
+    return tuple(unit * total for unit in units)
 
 
 def _descend(
@@ -118,8 +136,7 @@ def _objective(view: View, units: Features, seen: Features, images: Tensor, weig
     apart = made - wanted
     if view.drops:
         apart = apart * (wanted != 0)
-    misfit = apart.square().sum(1) / wanted.square().sum(1).clamp_min(1e-12)
-    return misfit + weight * _total_variation(images).add(1e-12).sqrt()
+    return apart.square().sum(1) + weight * _total_variation(images).add(1e-12).sqrt()
 
 
 def _total_variation(images: Tensor) -> Tensor:

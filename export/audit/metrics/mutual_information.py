@@ -8,9 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from edge_sdk.errors import DataError
+
 from ..results import MetricResult, mean_result
 
 GROUP = 250
+LEAST_IMAGES = 10
 LEAST_DEVIATION, LARGEST = 1e-3, 10.0
 
 
@@ -57,11 +60,17 @@ def mine(
 
     Returns:
         Nats; 0 where no dependence was found.
+
+    Raises:
+        DataError: too few images.
     """
+    if len(x) < LEAST_IMAGES:
+        raise DataError(f"MINE needs at least {LEAST_IMAGES} images, got {len(x)}; audit without --metric mine")
     torch.manual_seed(seed)
     order = torch.randperm(len(x))
     held_out, training = order[: len(x) // 2], order[len(x) // 2 :]
-    choosing, training = training[: len(training) // 10], training[len(training) // 10 :]
+    few = max(len(training) // 10, 2)
+    choosing, training = training[:few], training[few:]
     x, z = (_standardized(t, training) for t in (x, z))
     critic = Critic(x.shape[1:], z.shape[1:], width).to(x.device)
     optimizer = torch.optim.AdamW(critic.parameters(), learning_rate, weight_decay=1e-3)

@@ -9,7 +9,7 @@ from export.audit.budget import Budget
 from export.audit.images import AuditImages
 from export.audit.measure import ASSUMED_NOISE, Measurements
 from export.audit.metrics.fsinfo import fsinfo, spectrum
-from export.audit.scale import typical_deviation
+from export.audit.scale import typical
 from export.audit.target import Target
 from export.calibrate import calibrated_sigma
 from export.data import load_splits
@@ -79,18 +79,26 @@ def test_assumed_noise_knows_no_scale_and_no_outlier(make_checkpoint, splits):
     assert found.value == pytest.approx(plain.value, rel=1e-3)
 
 
+def _deviation(z):
+    return typical(z)[1]
+
+
 def test_the_typical_deviation_is_of_what_varies():
     torch.manual_seed(0)
     z = torch.randn(500, 3, 4, 4)
-    usual = typical_deviation(z)
+    middle, usual = typical(z + 7)
+    assert torch.allclose(middle, torch.tensor(7.0), atol=0.05)
     assert usual.shape == (3, 1, 1)
     assert torch.allclose(usual, torch.tensor(0.6745), atol=0.03)  # a normal number's median magnitude
-    assert torch.allclose(typical_deviation(z * 5 + 100), usual * 5, rtol=1e-3)
+    assert torch.allclose(_deviation(z * 5 + 100), usual * 5, rtol=1e-3)
     far = z.where(torch.rand(z.shape) > 0.01, z * 1000)
-    assert torch.allclose(typical_deviation(far), usual, rtol=0.05)
+    assert torch.allclose(_deviation(far), usual, rtol=0.05)
     mostly_zero = z.relu() * (torch.rand(z.shape) < 0.3)
-    assert torch.allclose(typical_deviation(mostly_zero), usual, rtol=0.15)
-    assert torch.equal(typical_deviation(torch.zeros(5, 7)), torch.ones(7))
+    assert torch.allclose(_deviation(mostly_zero), usual, rtol=0.15)
+    assert torch.equal(_deviation(torch.zeros(5, 7)), torch.ones(7))
+    assert torch.equal(typical(torch.full((5, 7), 3.0))[0], torch.full((7,), 3.0))
+    placed = torch.cat((z, torch.zeros(500, 3, 4, 4)), 2)  # among places where nothing is sent
+    assert torch.equal(_deviation(placed), _deviation(z))
 
 
 def test_features_that_are_dropped_tell_nothing(make_checkpoint, splits):

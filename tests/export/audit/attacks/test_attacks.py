@@ -10,7 +10,7 @@ from export.audit.attacks.blind import BlindAttack
 from export.audit.attacks.diffusion import DiffusionAttack
 from export.audit.attacks.fitting import fit_network
 from export.audit.attacks.inversion import InversionAttack
-from export.audit.attacks.joined import JoinedFeatures, feature_grid
+from export.audit.attacks.joined import JoinedFeatures, Standardize, feature_grid
 from export.audit.attacks.likelihood import LikelihoodAttack
 from export.audit.quality import psnr
 
@@ -88,6 +88,35 @@ def test_rare_large_values_do_not_blind_the_attacker(patches):
     assert loud > plain - 1.5
 
 
+@pytest.mark.parametrize("name", ["residual", "likelihood"])
+def test_a_constant_does_not_blind_the_attacker(name, patches):
+    plain = _reached(ATTACKS[name], THUMBNAIL, patches, 8)
+    assert _reached(ATTACKS[name], Seen(lambda x: functional.avg_pool2d(x, 4) + 1000), patches, 8) > plain - 0.5
+
+
+@pytest.mark.parametrize("units", [(torch.ones(()), torch.ones(())), (torch.tensor(2.0), torch.rand(3, 1, 1))])
+def test_units_are_such_that_images_lie_one_from_their_mean(units):
+    known = (torch.randn(400, 5) + 7, 3 * torch.randn(400, 3, 2, 2))
+    apart = [(z - z.mean(0)) / unit for z, unit in zip(known, likelihood._to_one(units, known), strict=True)]
+    assert sum(z.square().flatten(1).sum(1).mean() for z in apart) == pytest.approx(1, rel=1e-5)
+
+
+def test_what_is_searched_in_vain_is_no_worse_than_the_mean_image(patches, floor):
+    """Of features that tell little the search finds something with these features that is further from the original."""
+    little = Seen(lambda x: functional.avg_pool2d(x, 16).mean(1, keepdim=True).flatten(1) * 0.01)
+    little.observe = lambda images: tuple(z + 0.01 * torch.randn(z.shape) for z in little.features(images))
+    assert _reached(ATTACKS["likelihood"], little, patches) > floor - 0.2
+
+
+def test_places_that_are_always_alike_do_not_count_for_a_channels_scale():
+    torch.manual_seed(0)
+    sent = torch.rand(64, 4, 8, 8)
+    placed = torch.cat((sent, torch.zeros(64, 4, 24, 8)), 2)
+    whole, part = Standardize(sent), Standardize(placed)
+    assert torch.allclose(part(placed)[:, :, :8], whole(sent), atol=1e-5)
+    assert torch.isfinite(Standardize(torch.full((8, 2, 3), 5.0))(torch.full((1, 2, 3), 5.0))).all()
+
+
 def test_a_loud_channel_does_not_drown_the_others(patches):
     """What is searched is measured in each channel's own scale."""
 
@@ -112,8 +141,8 @@ def test_the_units_that_do_best_are_taken(patches, monkeypatch):
 
 
 def test_features_without_noise_count_as_they_are_or_in_their_channels_scale(patches):
-    images = patches[:200]
-    channels, plain = likelihood._units(Seen(lambda x: x * torch.tensor([1.0, 10, 100]).view(3, 1, 1)), images)
+    known = (patches[:200] / 255 * torch.tensor([1.0, 10, 100]).view(3, 1, 1),)
+    channels, plain = likelihood._units(WHOLE, known)
     assert channels[0].shape == (3, 1, 1)
     assert channels[0][2] > 20 * channels[0][0]
     assert plain[0] == 1

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from edge_sdk.errors import DataError
 from export.audit.metrics.mutual_information import mine
 
 
@@ -39,3 +40,13 @@ def test_the_seed_decides():
     x, z = _gaussian(0.8, n=2000)
     assert mine(x, z, epochs=1, seed=3) == mine(x, z, epochs=1, seed=3)
     assert mine(x, z, epochs=1, seed=3).value != mine(x, z, epochs=1, seed=4).value
+
+
+@pytest.mark.parametrize("count", [10, 17, 34])
+def test_few_images_give_a_value_and_fewer_are_refused(count):
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
+    found = mine(x, x, epochs=2)
+    assert math.isfinite(found.value)
+    assert found.std_error is not None
+    with pytest.raises(DataError, match="at least 10 images, got 9"):
+        mine(x[:9], x[:9])
