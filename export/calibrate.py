@@ -22,10 +22,9 @@ from .checkpoint import Checkpoint
 from .data import Images, Splits
 from .defenses import ModelConfig, SplitModel
 from .defenses.fsinfoguard import guarded_weights
+from .shipped import keyed_modules
 
 LOW, HIGH = 1e-6, 1e6  # of sigma, in units of the features
-NUM_PRIOR_IMAGES = 10_000
-"""As many as an audit's: a covariance of fewer images has a smaller determinant, and FSInfo would be another."""
 
 
 def guarded(
@@ -51,13 +50,17 @@ def guarded(
         FSInfoGuard's settings, and the weights to start from.
 
     Raises:
-        ConfigError: not exactly one target, one that no noise can meet, or a base with noise.
+        ConfigError: not exactly one target, one that no noise can meet, or a base with noise or keys.
     """
     model = base.build()
     if model.noise is not None:
         raise ConfigError(f"{base.defense} draws noise already; choose a base without")
+    if keyed_modules(model):
+        raise ConfigError(f"{base.defense} deals by a user's key, and noise is calibrated to one; choose another base")
     targets = {"fsinfo_target": fsinfo_target, "psnr_ceiling": psnr_ceiling}
-    sigma = calibrated_sigma(model, splits.train, num_images=num_images, seed=seed, **targets)
+    # As many as an audit's: a covariance of fewer images has a smaller determinant, and FSInfo would be another.
+    num_prior = len(splits.auxiliary)
+    sigma = calibrated_sigma(model, splits.train, num_images=num_images, num_prior=num_prior, seed=seed, **targets)
     own = {k: v for k, v in asdict(base.config).items() if k not in ModelConfig.__dataclass_fields__}
     shared = {name: getattr(base.config, name) for name in ModelConfig.__dataclass_fields__}
     settings: dict[str, object] = {**shared, "base": base.defense, "base_settings": own, "sigma": sigma, **targets}
@@ -71,6 +74,7 @@ def calibrated_sigma(
     fsinfo_target: float | None = None,
     psnr_ceiling: float | None = None,
     num_images: int = 32,
+    num_prior: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, ...]:
     """Noise for each share, so that whoever sees it alone is held to the target.
@@ -81,6 +85,7 @@ def calibrated_sigma(
         fsinfo_target: nats a dimension.
         psnr_ceiling: dB that the worst-case bound on the error allows.
         num_images: Jacobians to average over.
+        num_prior: images of the prior, at most.
         seed: of the images' choice.
 
     Raises:
@@ -90,7 +95,7 @@ def calibrated_sigma(
         raise ConfigError("give one of --fsinfo-target and --psnr-ceiling")
     pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float() / 255
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
-    prior, chosen = Prior.of(pixels[order[:NUM_PRIOR_IMAGES]]), pixels[order[:num_images]]
+    prior, chosen = Prior.of(pixels[order[:num_prior]]), pixels[order[:num_images]]
     sigmas = []
     for k in range(len(model.tails)):
         steps = track(chosen, len(chosen), f"Jacobians of share {k}")

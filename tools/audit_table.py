@@ -20,7 +20,7 @@ from make_zoo import ZOO
 from marked_table import markdown, replaced
 
 from export.audit.plots import points_of, spearman
-from export.audit.results import AUDIT_FILE, AuditReport, ViewResult, load_report
+from export.audit.results import AUDIT_FILE, AuditReport, ViewResult, load_report, worst_of
 from export.audit.run import ATTACKS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -33,7 +33,7 @@ def main() -> None:
     """Parse the command line, print or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    texts = {"audits": table(), "errors": errors(), "rank": rank()}
+    texts = {"audits": table(), "floors": floors(), "errors": errors(), "rank": rank()}
     if parser.parse_args().write:
         readme = README.read_text()
         for name, text in texts.items():
@@ -48,6 +48,15 @@ def table() -> str:
     header = ["defense", "accuracy", "edge MFLOP", "bytes", "FSInfo", "MINE", "dCor²", "effective", *ATTACKS]
     rows = [row(report, view, name + note) for name, report in kept_audits() for view, note in _views(report)]
     return markdown(header, rows)
+
+
+def floors() -> str:
+    """A sentence on what the mean image reaches on the images of each attack."""
+    report = next(iter(kept_audits()))[1]
+    attacks = report.worst.attacks
+    blind, others = attacks[0], attacks[1:]
+    each = ", ".join(f"{blind.over(a.num_images):.2f} dB on the {a.num_images:,} images of {a.name}" for a in others)
+    return f"The floor, the mean image of the attackers' own: {each}."
 
 
 def errors() -> str:
@@ -72,14 +81,15 @@ def error_ratio(one: AuditReport, other: AuditReport) -> tuple[float, float]:
 
 def rank() -> str:
     """A sentence on whether FSInfo tells what attacks reach."""
-    points = [point for _, report in kept_audits() for point in points_of(report)]
+    points = points_of(report for _, report in kept_audits())
     found = spearman([(point.fsinfo, point.psnr_db) for point in points])
     assumed = sum(point.assumed for point in points)
     if found is None:
         return f"FSInfo is known of {len(points)} attacked adversaries, too few to correlate."
     return (
         f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over the {len(points)} "
-        f"adversaries of these models, {assumed} of which see no noise but the assumed one."
+        f"adversaries of these models, {assumed} of which see no noise but the assumed one, on the {points[0].met} "
+        "images that all attacks met."
     )
 
 
@@ -97,8 +107,10 @@ def _views(report: AuditReport) -> Iterator[tuple[ViewResult, str]]:
     attacked = [view for view in report.views if view.attacks]
     servers = {server for view in report.views for server in view.servers}
     for size in sorted({len(view.servers) for view in attacked}):
-        worst = max((v for v in attacked if len(v.servers) == size), key=lambda view: view.best_attack.psnr_db)
-        yield worst, "" if len(servers) == 1 else f", {size} of {len(servers)} servers"
+        yield (
+            worst_of([view for view in attacked if len(view.servers) == size]),
+            "" if len(servers) == 1 else f", {size} of {len(servers)} servers",
+        )
 
 
 def row(report: AuditReport, view: ViewResult, name: str) -> list[str]:

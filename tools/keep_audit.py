@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from make_zoo import ZOO, card
@@ -18,7 +19,8 @@ from make_zoo import ZOO, card
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.files import write_aside
 from export.audit.coverage import left_out
-from export.audit.results import AUDIT_FILE, load_report
+from export.audit.results import AUDIT_FILE, AuditReport, load_report
+from export.audit.run import code_sha256
 from export.checkpoint import load_checkpoint
 
 AUDITS = ZOO / "compared"
@@ -50,12 +52,23 @@ def keep(folder: Path, name: str | None) -> Path:
         sys.exit(f"keep_audit: {folder}: not the audit of a shipped model; keep it under a --name")
     if (report.precision, report.wire_dtype) != ("fp32", "float32") or lacking:
         sys.exit(f"keep_audit: {folder}: not of float32, or incomplete ({lacking}); a figure beside others must be")
+    if report.code_sha256 != code_sha256():
+        sys.exit(f"keep_audit: {folder}: made by other attackers than these; audit again")
+    for path in (*ZOO.glob(f"*/{AUDIT_FILE}"), *AUDITS.glob("*.json")):
+        if different := [name for name, value in _means(load_report(path)).items() if value != _means(report)[name]]:
+            sys.exit(f"keep_audit: {folder}: another {', '.join(different)} than {path}, beside which it would stand")
     path = home / AUDIT_FILE if home else AUDITS / f"{name}-{report.config['backbone']}.json"
     path.parent.mkdir(exist_ok=True)
     write_aside(path, msgspec.json.encode(report) + b"\n")
     if home:
         (home / "README.md").write_text(card(shipped[home], report))
     return path
+
+
+def _means(report: AuditReport) -> dict[str, Any]:
+    """What audits that stand in one table have in common."""
+    images = {attack.name: attack.num_images for view in report.views for attack in view.attacks}
+    return {"budget": report.budget, "seed": report.seed, "data": report.data, "number of images": images}
 
 
 if __name__ == "__main__":

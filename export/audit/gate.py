@@ -38,24 +38,25 @@ def audit_summary(
 
     Args:
         checkpoint: about to be exported.
-        paths: of its ``audit.json``, one for each precision, which may be missing unless a limit is set.
+        paths: of its ``audit.json``, one at least for each precision, which may be missing unless a limit is set.
         wire_dtype: of the export; an audit of float32 features holds for every other, which is rounded from them.
         image_size: of the export.
         precisions: of the export. A limit wants an audit of each: another precision's encoder sends other features.
         max_psnr_db: no attack on any adversary of the threat model may reach more, on whichever images it met, at the
             upper end of the one-sided 95 % interval of its mean.
-        max_fsinfo: nor may FSInfo be more, in nats a dimension, of a model that adds Gaussian noise.
+        max_fsinfo: nor may FSInfo be more, in nats a dimension and likewise at the upper end, of a model that adds
+            Gaussian noise.
 
     Returns:
         The summary; None without an audit of these weights.
 
     Raises:
-        LeakageError: a limit is set, and an audit is missing, of other weights or settings, another wire dtype or
-            size, lacks an adversary, an attack or what the limit is about, or is over it.
+        LeakageError: a limit is set, and an audit is missing, or one of those given is of other weights or settings,
+            another wire dtype or size, lacks an adversary, an attack or what the limit is about, or is over it.
         DataError: a file is no audit.
     """
     limited = max_psnr_db is not None or max_fsinfo is not None
-    found: dict[Precision, tuple[AuditReport, Path]] = {}
+    found: dict[Precision, list[tuple[AuditReport, Path]]] = {}
     for path in paths:
         if path.is_file():
             report = load_report(path)
@@ -63,7 +64,7 @@ def audit_summary(
         else:
             reason = "no audit to hold the export to; edgesdk audit makes one, --audit names it"
         if reason is None:
-            found[report.precision] = report, path
+            found.setdefault(report.precision, []).append((report, path))
         elif limited:
             raise LeakageError(f"{path}: {reason}")
     if limited:
@@ -73,11 +74,12 @@ def audit_summary(
                     f"no audit of the {precision} encoder, which sends other features than the audited "
                     f"{', '.join(found)}; edgesdk audit --precision {precision} makes one, and --audit names every one"
                 )
-            if max_psnr_db is not None:
-                _check_psnr(*found[precision], max_psnr_db)
-            if max_fsinfo is not None:
-                _check_fsinfo(*found[precision], max_fsinfo)
-    exported = [found[precision] for precision in precisions if precision in found]
+            for report, path in found[precision]:
+                if max_psnr_db is not None:
+                    _check_psnr(report, path, max_psnr_db)
+                if max_fsinfo is not None:
+                    _check_fsinfo(report, path, max_fsinfo)
+    exported = [each for precision in precisions for each in found.get(precision, [])]
     return _summary(*max(exported, key=_leaks)) if exported else None
 
 
@@ -140,10 +142,15 @@ def _check_fsinfo(report: AuditReport, path: Path, limit: float) -> None:
                 f"{path}: {report.defense} adds no Gaussian noise, so that nothing bounds its FSInfo: the audit's "
                 f"{metric.value:.3f} is of an assumed one; put fsinfoguard on it, or limit by --max-psnr"
             )
-        if not metric.value <= limit:
+        if metric.std_error is None or metric.num_samples < LEAST_IMAGES:
             raise LeakageError(
-                f"{path}: {name} has an FSInfo of {metric.value:.3f} nats a dimension, more than {limit:g}; "
-                "nothing was exported"
+                f"{path}: FSInfo of {name} is of {metric.num_samples} images; {LEAST_IMAGES} are the least"
+            )
+        upper = metric.value + ONE_SIDED_95 * metric.std_error
+        if not upper <= limit:
+            raise LeakageError(
+                f"{path}: {name} has an FSInfo of {metric.value:.3f} nats a dimension, with 95 % confidence no more "
+                f"than {upper:.3f}, which is more than {limit:g}; nothing was exported"
             )
 
 

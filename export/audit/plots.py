@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,25 +39,29 @@ class Point(NamedTuple):
         fsinfo: nats a dimension.
         psnr_db: of the best attack.
         assumed: whether the device adds no noise, so that FSInfo is under an assumed one.
+        met: images that the PSNR is of.
     """
 
     name: str
     fsinfo: float
     psnr_db: float
     assumed: bool
+    met: int
 
 
-def points_of(report: AuditReport) -> list[Point]:
-    """Of those adversaries of an audit that FSInfo is known of and that made an attack."""
+def points_of(reports: Iterable[AuditReport]) -> list[Point]:
+    """Of those adversaries that FSInfo is known of and that made an attack, on the images that all of them met."""
+    known = [(report, view) for report in reports for view in report.views if view.metric("FSInfo") and view.attacks]
+    met = min((view.num_met for _, view in known), default=0)
     points = []
-    for view in report.views:
+    for report, view in known:
         information = view.metric("FSInfo")
-        if information and view.attacks:
-            name = f"{report.title} {report.accuracy['test']:.1%}"
-            if len(report.views) > 1:
-                name += f" {view.name}"
-            assumed = information.assumed_noise is not None
-            points.append(Point(name, information.value, view.best_attack.psnr_db, assumed))
+        assert information is not None
+        name = f"{report.title} {report.accuracy['test']:.1%}"
+        if len(report.views) > 1:
+            name += f" {view.name}"
+        assumed = information.assumed_noise is not None
+        points.append(Point(name, information.value, view.best_attack.over(met), assumed, met))
     return points
 
 
@@ -71,7 +75,7 @@ def fsinfo_against_psnr(points: Sequence[Point]) -> str:
         axes.scatter(*at, s=28, facecolors=face, edgecolors=colour)
         axes.annotate(point.name, at, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("FSInfo, nats a dimension")
-    axes.set_ylabel("PSNR of the best attack, dB")
+    axes.set_ylabel(f"PSNR of the best attack on {points[0].met} images, dB")
     axes.margins(0.15)
     return svg(figure)
 

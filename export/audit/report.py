@@ -21,7 +21,7 @@ from ..defenses import BASELINE, completed_settings, defense_class
 from ..shipped import keyed_modules
 from .coverage import left_out
 from .images import sample_rows
-from .plots import Point, fsinfo_against_psnr, points_of, psnr_distribution, spearman
+from .plots import fsinfo_against_psnr, points_of, psnr_distribution, spearman
 from .results import AuditReport, ViewResult
 from .run import rebuilt_images
 from .target import Target
@@ -107,18 +107,22 @@ def _view(
     rows = []
     for metric in view.metrics:
         other = whole.metric(metric.name) if whole else None
-        rows.append((metric, other, metric.value / other.value if other and other.value else None))
+        # FSInfo is a logarithm: its zero is a choice of units, and no ratio says anything.
+        comparable = other is not None and other.value and metric.name != "FSInfo"
+        rows.append((metric, other, metric.value / other.value if comparable else None))
     shown: dict[str, Any] = {"result": view, "metrics": rows, "whole": whole, "figure": None, "pictures": []}
     if view.attacks:
         best = whole.best_attack if whole and whole.attacks else None
-        shown["figure"] = psnr_distribution([a for a in view.attacks if len(a.psnr_each) > 1], best)
+        shown["figure"] = psnr_distribution(view.attacks, best)
+        blind = next((attack for attack in view.attacks if attack.name == "blind"), None)
+        shown["floors"] = [blind.over(each.num_images) if blind else None for each in view.attacks]
         shown["pictures"] = _pictures(view, target, splits, out)
     return shown
 
 
 def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> list[dict[str, Any]]:
     """Of the images that every attack met, those that the best attack rebuilt best, middling and worst."""
-    met = min(attack.num_images for attack in view.attacks)
+    met = view.num_met
     rows = sample_rows(len(splits.test), met)
     order = np.argsort(view.best_attack.psnr_each[:met])[::-1]
     rebuilt = {attack.name: rebuilt_images(out, view.name, attack.name) for attack in view.attacks}
@@ -140,9 +144,7 @@ def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> li
 
 def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
     """FSInfo against the best attack's PSNR, over all adversaries of all audits that have both."""
-    points: list[Point] = []
-    for report in {_of(each): each for each in reports}.values():  # the last audit of a model
-        points += points_of(report)
+    points = points_of({_of(each): each for each in reports}.values())  # the last audit of a model
     if len(points) < 2:
         return None
     figure = fsinfo_against_psnr(points)

@@ -76,6 +76,10 @@ class AttackResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     mse_std_error: float | None = None
 
+    def over(self, count: int) -> float:
+        """Mean PSNR over the first so many images, dB: all attacks of all audits meet the same first ones."""
+        return float(np.mean(self.psnr_each[:count]))
+
 
 class ViewResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was found of one adversary: a server, or several that collude.
@@ -99,8 +103,12 @@ class ViewResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def best_attack(self) -> AttackResult:
         """The one with the highest PSNR, the headline: on the images that all of them attacked, the first of each."""
-        met = min(attack.num_images for attack in self.attacks)
-        return max(self.attacks, key=lambda attack: float(np.mean(attack.psnr_each[:met])))
+        return max(self.attacks, key=lambda attack: attack.over(self.num_met))
+
+    @property
+    def num_met(self) -> int:
+        """Images that all attacks met: the first of each."""
+        return min(attack.num_images for attack in self.attacks)
 
     def metric(self, name: str) -> MetricResult | None:
         """The metric of that name, None where it was not measured."""
@@ -125,6 +133,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         budget: name of the attacks' sizes.
         seed: of everything drawn.
         machine: hardware and software.
+        code_sha256: of what measured; empty in an audit from before it was kept.
         views: one for each adversary.
     """
 
@@ -143,6 +152,7 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     machine: dict[str, Any]
     views: tuple[ViewResult, ...]
     precision: Precision = "fp32"
+    code_sha256: str = ""
 
     @property
     def title(self) -> str:
@@ -153,8 +163,13 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @property
     def worst(self) -> ViewResult:
         """The adversary of the threat model who rebuilt most."""
-        views = [view for view in self.views if view.in_threat_model and view.attacks]
-        return max(views, key=lambda view: view.best_attack.psnr_db)
+        return worst_of([view for view in self.views if view.in_threat_model and view.attacks])
+
+
+def worst_of(views: Sequence[ViewResult]) -> ViewResult:
+    """The adversary who rebuilt most, of some who attacked, on the images that all of them met."""
+    met = min(view.num_met for view in views)
+    return max(views, key=lambda view: view.best_attack.over(met))
 
 
 def load_report(path: Path) -> AuditReport:

@@ -140,13 +140,13 @@ def run_audit(
         raise DataError(
             f"{splits.name}: not the parts that this model was trained on; the attackers' images might be among them"
         )
+    asked = adversaries(target.num_servers, config.collude)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     report = _header(target, config)
     means = budget(config.budget, config.seed)
     _claim(work, target, report, config, means)
     images = AuditImages.of(splits)
-    asked = adversaries(target.num_servers, config.collude)
     views = [
         _audit_view(target, adversary, images, means, config, work / adversary.name, progress, asked=adversary in asked)
         for adversary in _every_set(target.num_servers)
@@ -186,6 +186,7 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
         budget=config.budget,
         seed=config.seed,
         machine={**environment(target.device), "edgesdk": edge_sdk.__version__},
+        code_sha256=code_sha256(),
         views=(),
     )
 
@@ -193,7 +194,7 @@ def _header(target: Target, config: AuditConfig) -> AuditReport:
 def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig, means: Budget) -> None:
     """Note whose audit this folder holds; another's would be mixed with it."""
     identity = {
-        "code": _code_sha256(),
+        "code": report.code_sha256,
         "weights_sha256": report.weights_sha256,
         "config": report.config,
         "wire_dtype": report.wire_dtype,
@@ -204,7 +205,11 @@ def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig,
     ours = json.loads(json.dumps({**identity, **asdict(config)}))
     path = work / "settings.json"
     if path.exists():
-        theirs = {"device": "cpu", "precision": "fp32", **json.loads(path.read_bytes())}  # before there was a choice
+        try:
+            theirs = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise DataError(f"{path}: damaged; choose another --out") from error
+        theirs = {"device": "cpu", "precision": "fp32", **theirs}  # before there was a choice
         theirs["config"] = completed_settings(target.checkpoint.defense, theirs.get("config", {}))
         # More metrics, attacks and adversaries may be asked of the same audit.
         more = ("metrics", "attacks", "collude")
@@ -214,7 +219,7 @@ def _claim(work: Path, target: Target, report: AuditReport, config: AuditConfig,
     write_aside(path, json.dumps(ours, indent=1).encode())
 
 
-def _code_sha256() -> str:
+def code_sha256() -> str:
     """Of all that decides what an audit measures: half of it by one code and half by another would be neither's."""
     here = Path(__file__).parent
     measuring = [here / f"{name}.py" for name in ("images", "measure", "quality", "scale", "target")]

@@ -10,7 +10,8 @@ from edge_sdk import EdgeRuntime
 from edge_sdk.bundle import open_party
 from edge_sdk.errors import ConfigError
 from export.audit.metrics.fsinfo import Prior, fsinfo, spectrum
-from export.calibrate import calibrated_sigma
+from export.calibrate import calibrated_sigma, guarded
+from export.data import load_splits
 from export.data.splits import Images
 from export.defenses import SplitModel, model_config
 from export.defenses.fsinfoguard import guarded_weights
@@ -109,6 +110,20 @@ def test_the_calibrated_noise_meets_its_target(asked):
 def test_targets_that_no_noise_meets_are_refused(asked, words):
     with pytest.raises(ConfigError, match=words):
         calibrated_sigma(SplitModel(Linear(5, 12), [torch.nn.Identity()]), _pixels(), **asked)
+
+
+def test_the_prior_is_of_as_many_images_as_are_asked_for():
+    """A covariance of fewer images has a smaller determinant; an audit's is of the auxiliary images."""
+    model, images = SplitModel(Linear(5, 12), [torch.nn.Identity()]), _pixels()
+    all_of_them, few = (calibrated_sigma(model, images, fsinfo_target=0.6, num_prior=n) for n in (400, 20))
+    assert all_of_them == calibrated_sigma(model, images, fsinfo_target=0.6)
+    assert few != all_of_them
+
+
+def test_a_base_that_deals_by_a_key_gets_no_noise(make_checkpoint, image_folder):
+    base = make_checkpoint("privdfs", keyed=True)
+    with pytest.raises(ConfigError, match="privdfs deals by a user's key"):
+        guarded(base, load_splits(str(image_folder), 32), fsinfo_target=1.0, psnr_ceiling=None, num_images=1, seed=0)
 
 
 @pytest.mark.parametrize(("base", "settings"), [("none", {}), ("siftfunnel", {}), ("privdfs", {"num_servers": 2})])

@@ -23,7 +23,8 @@ def _attack(name, psnr_db, num_images=16):
 
 def _view(name, *decibels, fsinfo=None, assumed_noise=None, in_threat_model=True, num_images=16):
     """Attacked by all, the first at so many decibels and those not named at 12."""
-    metrics = () if fsinfo is None else (MetricResult("FSInfo", fsinfo, "nats a dimension", 0.1, 2, 0, assumed_noise),)
+    information = MetricResult("FSInfo", fsinfo or 0.0, "nats a dimension", 0.05, num_images, 0, assumed_noise)
+    metrics = () if fsinfo is None else (information,)
     found = zip(ATTACKS, [*decibels, 12.0, 12.0, 12.0], strict=False) if decibels else ()
     attacks = tuple(_attack(attack, each, num_images) for attack, each in found)
     servers = tuple(int(each.removeprefix("server")) for each in name.split("+"))
@@ -39,7 +40,7 @@ def checkpoint(make_checkpoint):
 def audit(checkpoint, tmp_path):
     """Writes an audit of the checkpoint and gives its path."""
 
-    def write(*views, **changes):
+    def write(*views, file="audit", **changes):
         report = AuditReport(
             **{
                 "weights_sha256": checkpoint.weights_sha256, "defense": "none", "image_size": 32,
@@ -48,7 +49,7 @@ def audit(checkpoint, tmp_path):
                 "budget": "small", "seed": 0, "machine": {}, "views": views, **changes,
             }
         )  # fmt: skip
-        path = tmp_path / f"audit{'' if report.precision == 'fp32' else report.precision}.json"
+        path = tmp_path / f"{file}{'' if report.precision == 'fp32' else report.precision}.json"
         path.write_bytes(msgspec.json.encode(report))
         return path
 
@@ -80,6 +81,15 @@ def test_the_summary_names_the_worst_adversary_and_the_best_attack(checkpoint, a
     }
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_audits_of_one_precision_both_count(checkpoint, audit, order):
+    small, full = audit(_view("server0", 14.0, fsinfo=0.5), file="small"), audit(_view("server0", 18.0), file="full")
+    with pytest.raises(LeakageError, match=r"full.json: blind rebuilds images from server0 at 18.00 dB"):
+        audit_summary(checkpoint, [small, full][::order], "float32", 32, max_psnr_db=16)
+    summary = audit_summary(checkpoint, [small, full][::order], "float32", 32, max_psnr_db=19)
+    assert summary["best_attack"]["psnr_db"] == 18
+
+
 def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, audit, tmp_path):
     assert audit_summary(checkpoint, [tmp_path / "none.json"], "float32", 32) is None
     assert audit_summary(checkpoint, [audit(_view("server0", 14.0), weights_sha256="0")], "float32", 32) is None
@@ -101,7 +111,13 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
             {"max_psnr_db": 17},
             "16.90 dB PSNR, with 95 % confidence at no more than 17.06 dB",
         ),
-        ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": 1}, "FSInfo of 1.500 nats a dimension, more than 1"),
+        (
+            [_view("server0", fsinfo=0.95)],
+            {},
+            {"max_fsinfo": 1},
+            "FSInfo of 0.950 nats a dimension, with 95 % confidence no more than 1.032, which is more than 1",
+        ),
+        ([_view("server0", fsinfo=0.5, num_images=15)], {}, {"max_fsinfo": 1}, "is of 15 images; 16 are the least"),
         ([_view("server0", fsinfo=1.5)], {}, {"max_psnr_db": 17}, "server0 was not attacked by blind, inversion"),
         ([_view("server0", 14.0, num_images=15)], {}, {"max_psnr_db": 17}, "15 images were attacked; 16 are the least"),
         (
@@ -115,7 +131,7 @@ def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, au
         ([_view("server0", 14.0)], {"config": {"unheard": 1}}, {"max_psnr_db": 17}, "of none with other settings"),
         ([_view("server0", 14.0)], {}, {"max_fsinfo": 1}, "has no FSInfo of server0"),
         ([_view("server0", 14.0)], {}, {"max_psnr_db": math.nan}, "14.00 dB PSNR, more than nan dB"),
-        ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": math.nan}, "1.500 nats a dimension, more than nan"),
+        ([_view("server0", fsinfo=1.5)], {}, {"max_fsinfo": math.nan}, "1.582, which is more than nan"),
         ([_view("server0", fsinfo=1.5, assumed_noise=0.01)], {}, {"max_fsinfo": 9}, "none adds no Gaussian noise"),
         ([_view("server0", 14.0)], {"precision": "int8"}, {"max_psnr_db": 17}, "no audit of the fp32 encoder"),
         ([_view("server0", 14.0)], {"weights_sha256": "0"}, {"max_psnr_db": 17}, "of other weights"),

@@ -13,7 +13,7 @@ def test_spearman_is_of_ranks():
 
 
 def test_the_same_points_give_the_same_picture():
-    points = [Point("a", 0.1, 14.0, assumed=False), Point("b", 0.5, 20.0, assumed=True)]
+    points = [Point("a", 0.1, 14.0, False, 32), Point("b", 0.5, 20.0, True, 32)]
     first = fsinfo_against_psnr(points)
     assert first == fsinfo_against_psnr(points)
     assert first.startswith("<svg")

@@ -18,6 +18,7 @@ from export.audit.attacks.inversion import InversionAttack
 from export.audit.attacks.likelihood import LikelihoodAttack
 from export.audit.budget import BUDGETS, Budget, Entry
 from export.audit.images import sample
+from export.audit.plots import points_of
 from export.audit.report import write_html
 from export.audit.results import load_report
 from export.audit.run import ATTACKS, AuditConfig, adversaries, run_audit
@@ -134,6 +135,34 @@ def test_the_best_attack_is_the_best_on_images_that_all_met(audited):
     many = msgspec.structs.replace(attack, name="many", num_images=4, psnr_db=14.0, psnr_each=(17.0, 17.0, 11.0, 11.0))
     few = msgspec.structs.replace(attack, name="few", num_images=2, psnr_db=16.0, psnr_each=(16.0, 16.0))
     assert msgspec.structs.replace(view, attacks=(few, many)).best_attack.name == "many"
+
+
+def test_the_worst_adversary_is_the_worst_on_images_that_all_met(audited):
+    """Of the second many images were met by all attacks, of the first two, which are easy ones."""
+    (view,) = audited[0].views
+    attack = view.attacks[0]
+    many = msgspec.structs.replace(attack, num_images=4, psnr_db=14.5, psnr_each=(18.0, 18.0, 11.0, 11.0))
+    few = msgspec.structs.replace(attack, num_images=2, psnr_db=16.0, psnr_each=(16.0, 16.0))
+    easy, hard = (
+        msgspec.structs.replace(view, name=name, attacks=(each,)) for name, each in (("easy", few), ("hard", many))
+    )
+    report = msgspec.structs.replace(audited[0], views=(easy, hard))
+    assert report.worst.name == "hard"
+    points = points_of([report])
+    assert [(point.psnr_db, point.met) for point in points] == [(16.0, 2), (18.0, 2)]
+
+
+def test_what_cannot_be_asked_leaves_no_folder(target, splits, tmp_path):
+    with pytest.raises(ConfigError, match="1 to 1 servers can collude, got 9"):
+        run_audit(target, splits, _config(collude=9), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_settings_are_named(target, splits, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "settings.json").write_text("{")
+    with pytest.raises(DataError, match=r"settings.json: damaged"):
+        run_audit(target, splits, _config(), tmp_path)
 
 
 def test_a_folder_of_another_audit_is_not_mixed(audited, target, splits):
@@ -265,7 +294,7 @@ def test_noise_is_on_where_it_ships(make_checkpoint, splits):
     assert float((first - second).std()) == pytest.approx(0.7 * 2**0.5, rel=0.02)
     graphs = shipped_graphs(checkpoint, "float32")
     torch.manual_seed(3)
-    drawn = torch.randn_like(plain).numpy()
+    drawn = torch.randn(plain.shape).numpy()
     with OnnxRuntimeBackend(graphs.encoder_onnx(SIZE, "dynamic")) as encoder:
         sent = encoder.run({"image": pixels, "noise": drawn})["features"]
     assert np.allclose(first.numpy(), sent, atol=1e-6)
