@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,6 +20,8 @@ from edge_sdk.files import aside
 from .defenses import ModelConfig, SplitModel, defense_class, model_config, recorded_settings
 
 FORMAT = "edgesdk-checkpoint-1"
+SCALE = ":scale"
+"""What the name of an int8 tensor's scales ends in, one for each output channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +86,36 @@ class Checkpoint:
         if found != (defense, backbone):
             raise DataError(f"the checkpoint is {found[0]} ({found[1]}), not {defense} ({backbone})")
 
-    def save(self, path: Path) -> None:
-        """Write the file aside, then rename it into place."""
+    def save(self, path: Path, int8: Collection[str] = ()) -> None:
+        """Write the file aside, then rename it into place.
+
+        Args:
+            path: of the file.
+            int8: weights to keep as int8 with a scale for each output channel, a quarter of their size: what is loaded
+                is then ``rounded_to_int8`` of them.
+        """
         record = asdict(replace(self, weights={}))
         del record["weights"]
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        for name in int8:
+            weights[name], weights[name + SCALE] = _quantized(weights[name])
         save_tensors(path, weights, record)
+
+
+def rounded_to_int8(tensor: Tensor) -> Tensor:
+    """Float32, as it comes back from a file that keeps it as int8."""
+    return _dequantized(*_quantized(tensor))
+
+
+def _quantized(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 and the scale of each output channel, float32; symmetric, so that zero stays zero."""
+    rows = tensor.detach().float().flatten(1)
+    scale = (rows.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape), scale
+
+
+def _dequantized(tensor: Tensor, scale: Tensor) -> Tensor:
+    return tensor.float() * scale.view(-1, *[1] * (tensor.dim() - 1))
 
 
 def build_defense(defense: str, config: ModelConfig) -> SplitModel:
@@ -103,8 +131,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DataError: no such file, not one of ours, of another format version, or damaged.
     """
-    weights, record = load_tensors(path)
+    tensors, record = load_tensors(path)
     try:
+        weights = {
+            name: _dequantized(tensor, tensors[name + SCALE]) if tensor.dtype == torch.int8 else tensor
+            for name, tensor in tensors.items()
+            if not name.endswith(SCALE)
+        }
         return Checkpoint(
             defense=record["defense"],
             config=model_config(record["defense"], **record["config"]),
@@ -116,7 +149,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             accuracy=record["accuracy"],
             feature_ranges=tuple((low, high) for low, high in record["feature_ranges"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not a model checkpoint ({error})") from error
 
 

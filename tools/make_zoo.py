@@ -1,26 +1,29 @@
 """Put a finished training into the zoo, with its model card.
 
-    python tools/make_zoo.py RUN/model.safetensors --data cifar10
+    python tools/make_zoo.py RUN/model.safetensors --data cifar10 [--int8-tails]
 
-The zoo keeps matrices and kernels as float16, half the size; the accuracies that the card states are measured with them
-so rounded, and computed in float32.
+The zoo keeps matrices and kernels as float16, half the size, with --int8-tails those of the servers as int8 with a
+scale for each output channel; the accuracies that the card states are measured with them so rounded, and computed in
+float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from marked_table import markdown
+from torch import Tensor
 
 from edge_sdk.errors import DataError, EdgeSDKError
 from export.audit.results import AUDIT_FILE, AuditReport
 from export.audit.target import Target
-from export.checkpoint import Checkpoint, load_checkpoint
+from export.checkpoint import Checkpoint, load_checkpoint, rounded_to_int8
 from export.data import load_splits
 from export.defenses import defense_class
 from export.train import evaluate
@@ -33,22 +36,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", default="cifar10", help="what it was trained on, as for edgesdk train")
+    parser.add_argument("--int8-tails", action="store_true", help="so that all of the zoo stays small")
     arguments = parser.parse_args()
     try:
         trained = load_checkpoint(arguments.checkpoint)
-        checkpoint = rounded(trained, arguments.data)
+        int8 = tail_matrices(trained) if arguments.int8_tails else []
+        checkpoint = rounded(trained, arguments.data, int8)
     except EdgeSDKError as error:
         sys.exit(f"make_zoo: {error}")
     for part, accuracy in checkpoint.accuracy.items():
         print(f"{part}: {trained.accuracy[part]:.2%} as trained, {accuracy:.2%} as stored")
     folder = ZOO / f"{checkpoint.defense}-{checkpoint.config.backbone}"
-    checkpoint.save(folder / "model.safetensors")
+    checkpoint.save(folder / "model.safetensors", int8)
     (folder / AUDIT_FILE).unlink(missing_ok=True)  # of the weights before
     (folder / "README.md").write_text(card(checkpoint))
     print(folder)
 
 
-def rounded(checkpoint: Checkpoint, data: str) -> Checkpoint:
+def tail_matrices(checkpoint: Checkpoint) -> list[str]:
+    """Names of what the servers multiply by."""
+    weights = checkpoint.weights.items()
+    return [name for name, tensor in weights if name.startswith("tails.") and _is_matrix(tensor)]
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() > 1
+
+
+def rounded(checkpoint: Checkpoint, data: str, int8: Collection[str]) -> Checkpoint:
     """The checkpoint as the zoo stores it, its accuracies on held-out images measured anew.
 
     Raises:
@@ -58,7 +73,7 @@ def rounded(checkpoint: Checkpoint, data: str) -> Checkpoint:
     if splits.record() != checkpoint.data:
         raise DataError(f"{data}: not the images that the checkpoint was trained on")
     weights = {
-        name: tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
+        name: rounded_to_int8(tensor) if name in int8 else tensor.half() if _is_matrix(tensor) else tensor
         for name, tensor in checkpoint.weights.items()
     }
     stored = replace(checkpoint, weights=weights)
@@ -116,11 +131,17 @@ Settings were chosen on validation and auxiliary images, none by the test images
 
 ## Limits
 
-Matrices and kernels are stored as float16, and computed with in float32.
+{_stored(checkpoint)}, and computed with in float32.
 A small model for {size}x{size} images of {len(checkpoint.class_names)} classes
 ({", ".join(checkpoint.class_names)}):
 for trying the tools and comparing defenses, not for use on people.
 """
+
+
+def _stored(checkpoint: Checkpoint) -> str:
+    tails = {checkpoint.weights[name].dtype for name in tail_matrices(checkpoint)}
+    int8 = ", those of the tails as int8 with a scale for each output channel" if torch.float32 in tails else ""
+    return f"Matrices and kernels are stored as float16{int8}"
 
 
 def _began(training: Mapping[str, Any]) -> str:
@@ -139,20 +160,27 @@ def _audited(audit: AuditReport | None) -> str:
             "Not audited yet. Features are not encryption: without an audit, nothing is claimed of what a server can "
             "rebuild."
         )
-    lines = ["| who sees | numbers an image | attack | PSNR, dB | SSIM | images |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {view.name}{'' if view.in_threat_model else ' (outside the threat model)'} | {view.num_features:,} | "
-        f"{attack.name} | {attack.psnr_db:.2f} ± {attack.psnr_std_error:.2f} | {attack.ssim:.3f} | "
-        f"{attack.num_images:,} |"
+    header = ["who sees", "numbers an image", "attack", "PSNR, dB", "floor, dB", "SSIM", "images"]
+    floor = next(attack for view in audit.views for attack in view.attacks if attack.name == "blind")
+    rows = [
+        [
+            view.name if view.in_threat_model else f"{view.name} (outside the threat model)",
+            f"{view.num_features:,}",
+            attack.name,
+            f"{attack.psnr_db:.2f} ± {attack.psnr_std_error:.2f}",
+            f"{floor.over(attack.num_images):.2f}",
+            f"{attack.ssim:.3f}",
+            f"{attack.num_images:,}",
+        ]
         for view in audit.views
         for attack in view.attacks
     ]
     figures = [f"{metric.title} of {view.name} {metric.value:.4g}" for view in audit.views for metric in view.metrics]
     return (
         f"`edgesdk audit`, budget `{audit.budget}`, features as {audit.wire_dtype}, seed {audit.seed}; the attackers "
-        f"had {audit.data['parts']['auxiliary']['num_images']:,} auxiliary images. Lower is more private.\n\n"
-        + "\n".join(lines)
-        + f"\n\nMetrics: {', '.join(figures)}. All of it, with standard errors: [`{AUDIT_FILE}`]({AUDIT_FILE})."
+        f"had {audit.data['parts']['auxiliary']['num_images']:,} auxiliary images. Lower is more private; the floor is "
+        f"what the mean image reaches on the same images.\n\n{markdown(header, rows)}"
+        f"\n\nMetrics: {', '.join(figures)}. All of it, with standard errors: [`{AUDIT_FILE}`]({AUDIT_FILE})."
     )
 
 
