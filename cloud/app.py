@@ -102,7 +102,10 @@ class Application:
                 Route(f"{path}/stats", self._model_statistics),
                 Route(path, self._model_metadata),
             ]
-        return Starlette(routes=routes, exception_handlers=_ERRORS)
+        application = Starlette(routes=routes, exception_handlers=_ERRORS)
+        # It would name http:// and what the client calls this host: behind a proxy for TLS features would go in clear.
+        application.router.redirect_slashes = False
+        return application
 
     async def _live(self, request: Request) -> Response:
         return json_answer({"live": True})

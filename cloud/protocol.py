@@ -16,12 +16,15 @@ RECEIVE_SECONDS = 60.0
 """In which a request must have arrived whole, from its connection or its first byte on, and a client must have taken
 what was sent; a connection may be idle as long."""
 
+MAX_PIPELINED = 8192
+"""Requests that may wait on one connection for the answer to the one before them."""
+
 LOOK_SECONDS = 5.0
 """Between looks at whether one has not: a look costs a connection less than a timer each request."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which has a limit for neither."""
+    """uvicorn's protocol, which has a limit for neither, nor for requests that come before others are answered."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -62,6 +65,8 @@ class GuardedProtocol(HttpToolsProtocol):
     # The parser goes on with what it was given after a refusal; nothing of that is answered any more.
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.transport.abort()
         if not self.transport.is_closing():
             super().on_headers_complete()
 
@@ -85,6 +90,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._num_answered += 1
         super().on_response_complete()
+        if self.pipeline:  # uvicorn reads on after every answer, and so more requests than it answers
+            self.flow.pause_reading()
 
     @property
     def num_owed(self) -> int:

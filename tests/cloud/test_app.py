@@ -274,6 +274,7 @@ def test_features_that_are_not_finite_get_400(server, value):
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/other", 404),
         ("POST", "/v2/models/other/infer", 404),
+        ("POST", "/v2/models/tail/infer/", 404),  # and no way to another address
         ("GET", "/v2/models/tail/versions/2", 404),
         ("POST", "/v2/models/tail/versions/x/infer", 404),
         ("GET", "/v2/models/tail/infer", 405),

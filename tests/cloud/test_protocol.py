@@ -143,3 +143,38 @@ def test_long_bodies_are_none_of_its_business(connect):
     with connect() as raw:
         raw.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000))
         assert raw.recv(1000).endswith(b"ok")
+
+
+async def _answers_unread(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def test_no_more_requests_are_read_than_are_answered():
+    """One connection that asks on and on fills no memory: it is read when what was read has been answered."""
+    count = 30_000
+    with uvicorn_here(_answers_unread, GuardedProtocol) as (connect, server), connect() as raw:
+        request = b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % (b"x" * 40)
+        asking = threading.Thread(target=raw.sendall, args=(request * count,), daemon=True)
+        asking.start()
+        received = 0
+        while received < count:
+            more = raw.recv(1 << 20)
+            assert more, "hung up on"
+            received += more.count(b"ok")
+            assert all(len(each.pipeline) < 8192 for each in list(server.server_state.connections))
+        asking.join()
+
+
+def test_a_client_that_asks_without_end_is_hung_up_on(monkeypatch, patient):
+    """What reads a body reads on: then it is the number that counts."""
+    monkeypatch.setattr(cloud.protocol, "MAX_PIPELINED", 100)
+    with patient() as raw:
+        received = b""
+        try:
+            raw.sendall(REQUEST * 5000)
+            while more := raw.recv(1 << 20):
+                received += more
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        assert received.count(b"ok") < 5000
