@@ -22,9 +22,18 @@ def cache_folder() -> Path:
 def aside(path: Path) -> Iterator[Path]:
     """Gives a path beside ``path`` to write to, which takes its place at the end, or is removed after an error.
 
+    What a link points to is replaced, not the link. A device or a pipe is written to instead: it has no other place.
+
     Raises:
         OSError: it cannot be written or renamed.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            with _named(path):
+                path.write_bytes((Path(folder) / path.name).read_bytes())
+        return
+    path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with _named(path):

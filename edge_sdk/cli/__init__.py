@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
 
@@ -57,7 +59,10 @@ def main() -> None:
         sys.exit(f"edgesdk: {_one_line(str(error))}")
     except OSError as error:
         if error.filename is None:
-            raise  # no file that the user named
+            if error.errno != errno.ENOSPC:
+                raise  # no file that the user named
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to write would fail again at the very end
+            sys.exit(f"edgesdk: standard output: {error.strerror}")
         sys.exit(f"edgesdk: {_one_line(str(error.filename))}: {error.strerror}")
 
 

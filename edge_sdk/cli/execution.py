@@ -30,7 +30,7 @@ PrecisionOption = Annotated[Precision, typer.Option(help="That the bundle was ex
 OtlpEndpoint = Annotated[
     str | None, typer.Option(help="Send OpenTelemetry traces there, by OTLP over HTTP: http://HOST:4318.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="That an operator may use on the CPU; default: all cores.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads for one operator; default: all cores.")]
 BatchWindow = Annotated[float, typer.Option(min=0, help="That an idle model waits for more requests to join.")]
 MaxWaiting = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")]
 MaxWait = Annotated[

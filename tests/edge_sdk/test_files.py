@@ -1,4 +1,7 @@
 import errno
+import os
+import stat
+import threading
 
 import pytest
 
@@ -20,3 +23,21 @@ def test_a_write_that_fails_keeps_what_was_there(tmp_path):
         partial.write_bytes(b"half" + None)
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_pipe_stays_a_pipe_and_a_link_a_link(tmp_path):
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    read = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
+    read.start()
+    write_aside(pipe, b"whole")
+    read.join(10)
+    assert got == [b"whole"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_aside(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "target"]

@@ -271,6 +271,15 @@ def test_measure_breaks_every_request_down(bundle, server, image_folder):
         assert 0 <= report["accuracy"] <= 1
 
 
+def test_a_full_disk_behind_standard_output_is_one_line(bundle):
+    for arguments in (["--version"], ["--help"], ["inspect", bundle], ["doctor"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([*EDGESDK, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1, arguments
+        assert done.stderr.strip().splitlines()[-1] == "edgesdk: standard output: No space left on device"
+        assert "Traceback" not in done.stderr
+
+
 def test_a_closed_pipe_is_no_traceback(bundle, server, image_folder):
     command = [*EDGESDK, "run", str(bundle / "edge"), "--server", server, str(image_folder / "test")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
