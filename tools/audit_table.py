@@ -53,9 +53,9 @@ def table() -> str:
 def floors() -> str:
     """A sentence on what the mean image reaches on the images of each attack."""
     report = next(iter(kept_audits()))[1]
-    attacks = report.worst.attacks
-    blind, others = attacks[0], attacks[1:]
-    each = ", ".join(f"{blind.over(a.num_images):.2f} dB on the {a.num_images:,} images of {a.name}" for a in others)
+    view = report.worst
+    others = [attack for attack in view.attacks if attack.name != "blind"]
+    each = ", ".join(f"{view.floor(a):.2f} dB on the {a.num_images:,} images of {a.name}" for a in others)
     return f"The floor, the mean image of the attackers' own: {each}."
 
 

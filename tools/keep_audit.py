@@ -54,10 +54,11 @@ def keep(folder: Path, name: str | None) -> Path:
         sys.exit(f"keep_audit: {folder}: not of float32, or incomplete ({lacking}); a figure beside others must be")
     if report.code_sha256 != code_sha256():
         sys.exit(f"keep_audit: {folder}: made by other attackers than these; audit again")
-    for path in (*ZOO.glob(f"*/{AUDIT_FILE}"), *AUDITS.glob("*.json")):
-        if different := [name for name, value in _means(load_report(path)).items() if value != _means(report)[name]]:
-            sys.exit(f"keep_audit: {folder}: another {', '.join(different)} than {path}, beside which it would stand")
     path = home / AUDIT_FILE if home else AUDITS / f"{name}-{report.config['backbone']}.json"
+    means = _means(report)
+    for other in {*ZOO.glob(f"*/{AUDIT_FILE}"), *AUDITS.glob("*.json")} - {path}:
+        if different := [kind for kind, value in _means(load_report(other)).items() if value != means[kind]]:
+            sys.exit(f"keep_audit: {folder}: another {', '.join(different)} than {other}, beside which it would stand")
     path.parent.mkdir(exist_ok=True)
     write_aside(path, msgspec.json.encode(report) + b"\n")
     if home:

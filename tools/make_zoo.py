@@ -161,14 +161,13 @@ def _audited(audit: AuditReport | None) -> str:
             "rebuild."
         )
     header = ["who sees", "numbers an image", "attack", "PSNR, dB", "floor, dB", "SSIM", "images"]
-    floor = next(attack for view in audit.views for attack in view.attacks if attack.name == "blind")
     rows = [
         [
             view.name if view.in_threat_model else f"{view.name} (outside the threat model)",
             f"{view.num_features:,}",
             attack.name,
             f"{attack.psnr_db:.2f} ± {attack.psnr_std_error:.2f}",
-            f"{floor.over(attack.num_images):.2f}",
+            f"{view.floor(attack):.2f}",
             f"{attack.ssim:.3f}",
             f"{attack.num_images:,}",
         ]

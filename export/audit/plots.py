@@ -51,12 +51,15 @@ class Point(NamedTuple):
 
 def points_of(reports: Iterable[AuditReport]) -> list[Point]:
     """Of those adversaries that FSInfo is known of and that made an attack, on the images that all of them met."""
-    known = [(report, view) for report in reports for view in report.views if view.metric("FSInfo") and view.attacks]
-    met = min((view.num_met for _, view in known), default=0)
+    known = [
+        (report, view, information)
+        for report in reports
+        for view in report.views
+        if (information := view.metric("FSInfo")) and view.attacks
+    ]
+    met = min((view.num_met for _, view, _ in known), default=0)
     points = []
-    for report, view in known:
-        information = view.metric("FSInfo")
-        assert information is not None
+    for report, view, information in known:
         name = f"{report.title} {report.accuracy['test']:.1%}"
         if len(report.views) > 1:
             name += f" {view.name}"

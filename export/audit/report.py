@@ -114,8 +114,6 @@ def _view(
     if view.attacks:
         best = whole.best_attack if whole and whole.attacks else None
         shown["figure"] = psnr_distribution(view.attacks, best)
-        blind = next((attack for attack in view.attacks if attack.name == "blind"), None)
-        shown["floors"] = [blind.over(each.num_images) if blind else None for each in view.attacks]
         shown["pictures"] = _pictures(view, target, splits, out)
     return shown
 

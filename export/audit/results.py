@@ -110,6 +110,11 @@ class ViewResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Images that all attacks met: the first of each."""
         return min(attack.num_images for attack in self.attacks)
 
+    def floor(self, attack: AttackResult) -> float | None:
+        """PSNR of the blind attack on the images that an attack met, dB; None where it was not made."""
+        blind = next((each for each in self.attacks if each.name == "blind"), None)
+        return blind.over(attack.num_images) if blind else None
+
     def metric(self, name: str) -> MetricResult | None:
         """The metric of that name, None where it was not measured."""
         return next((each for each in self.metrics if each.name == name), None)
