@@ -83,6 +83,9 @@ class Standardize(nn.Module):
     unlike all others, and in inference, with averages, the attacker was 2 dB weaker than in training in a small trial,
     5 dB in a larger one. So what is far from the channel's median is squashed, then cut off, and the attackers
     normalise by group [ours].
+
+    What a PrivDFS server is not sent is the same for all images and tells nothing: it is shown as the mean, 0. Far from
+    what is sent, as the zeros of a channel with a high mean are, it cost a small decoder 0.3 dB.
     """
 
     def __init__(self, sample: Tensor) -> None:
@@ -95,10 +98,13 @@ class Standardize(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("mean", mean.nan_to_num(0.0).view_as(middle))
         self.register_buffer("deviation", deviation.view_as(middle))
+        self.register_buffer("first", sample[:1].clone())
+        self.register_buffer("alike", (sample == sample[:1]).all(0))
 
     def forward(self, z: Tensor) -> Tensor:
         squashed = ((z - self.middle) / self.scale).asinh()
-        return ((squashed - self.mean) / self.deviation).clamp(-LARGEST, LARGEST)
+        scaled = ((squashed - self.mean) / self.deviation).clamp(-LARGEST, LARGEST)
+        return scaled.masked_fill(self.alike & (z == self.first), 0.0)
 
 
 def _entry(shape: torch.Size, grid: tuple[int, int], width: int) -> nn.Module:

@@ -110,10 +110,12 @@ def test_what_is_searched_in_vain_is_no_worse_than_the_mean_image(patches, floor
 
 def test_places_that_are_always_alike_do_not_count_for_a_channels_scale():
     torch.manual_seed(0)
-    sent = torch.rand(64, 4, 8, 8)
+    sent = torch.rand(64, 4, 8, 8) + 1
     placed = torch.cat((sent, torch.zeros(64, 4, 24, 8)), 2)
     whole, part = Standardize(sent), Standardize(placed)
     assert torch.allclose(part(placed)[:, :, :8], whole(sent), atol=1e-5)
+    assert not part(placed)[:, :, 8:].any()
+    assert part(placed + 0.1)[:, :, 8:].all()  # alike in the sample only: what it tells is not lost
     assert torch.isfinite(Standardize(torch.full((8, 2, 3), 5.0))(torch.full((1, 2, 3), 5.0))).all()
 
 
