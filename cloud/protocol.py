@@ -19,6 +19,9 @@ what was sent; a connection may be idle as long."""
 MAX_PIPELINED = 8192
 """Requests that may wait on one connection for the answer to the one before them."""
 
+CLOSE_SECONDS = 1.0
+"""That the other side of a TLS connection has to agree to its end."""
+
 LOOK_SECONDS = 5.0
 """Between looks at whether one has not: a look costs a connection less than a timer each request."""
 
@@ -34,10 +37,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stuck_since: float | None = None
         self._since: float | None = self.loop.time()
         self._look: asyncio.Handle = self.loop.call_later(LOOK_SECONDS, self._check_time)
+        self._leaving: asyncio.Handle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._look.cancel()
+        if self._leaving is not None:
+            self._leaving.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """As uvicorn's own, but over TLS that waits, once all is sent, until the client closes too: it may never."""
+        super().shutdown()
+        self._leave_soon()
 
     def data_received(self, data: bytes) -> None:
         self._moved = False
@@ -114,6 +125,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.send_400_response(f"headers of more than {MAX_HEADER_BYTES} bytes")
         else:
             self.transport.abort()  # in a request that is being answered
+
+    def _leave_soon(self) -> None:
+        if self._leaving is not None and self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self._leaving = self.loop.call_later(CLOSE_SECONDS, self._leave_soon)
 
     def _check_time(self) -> None:
         now = self.loop.time()

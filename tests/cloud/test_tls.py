@@ -131,6 +131,20 @@ def test_old_tls_is_not_spoken(mutual):
         context.wrap_socket(raw)
 
 
+def test_an_idle_connection_does_not_keep_a_server_from_its_end(bundle, pki):
+    with _served(bundle, pki, "server", "--drain-seconds", "100") as (url, process):
+        host, port = url.removeprefix("https://").split(":")
+        context = ssl.create_default_context(cafile=pki["folder"] / "ca.pem")
+        with (
+            socket.create_connection((host, int(port)), 5) as raw,
+            context.wrap_socket(raw, server_hostname=host) as idle,
+        ):
+            idle.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(65536).startswith(b"HTTP/1.1 200")
+            process.terminate()
+            assert process.wait(15) == 0
+
+
 def test_the_command_speaks_tls(bundle, mutual, pki, image_folder):
     image = next(image_folder.rglob("*.*"))
     camera, folder = pki["camera"], pki["folder"]
