@@ -34,6 +34,9 @@ AGE_SECONDS = 3600.0
 GRACE_SECONDS = 600.0
 """For the calls of a connection that has come of age."""
 
+ENDED_SECONDS = 0.1
+"""After which a call without a message has none: one that has ended looks the same until its task is cancelled."""
+
 Context = Any  # grpc ships no types
 
 
@@ -73,14 +76,20 @@ async def received(kind: Any, context: Context, *, seconds: float = RECEIVE_SECO
 
     Raises:
         CallFailed: it has not, there is none, or it is of another kind.
+        CancelledError: its client has left, or gRPC has refused it as too long.
     """
-    try:
-        content = await asyncio.wait_for(context.read(), seconds)
-    except asyncio.TimeoutError as error:
+    reading = asyncio.ensure_future(context.read())
+    try:  # Python 3.11's wait_for forgets that it was cancelled where the read has ended as well
+        await asyncio.wait({reading}, timeout=seconds)
+    finally:
+        in_time = not reading.cancel()
+    if not in_time:
         late = f"the request did not arrive in {seconds:g} s"
-        raise CallFailed(Failure(408, "DEADLINE_EXCEEDED", "OTHER", late)) from error
+        raise CallFailed(Failure(408, "DEADLINE_EXCEEDED", "OTHER", late))
+    content = reading.result()
     name = kind.DESCRIPTOR.name
     if content is grpc.aio.EOF:
+        await asyncio.sleep(ENDED_SECONDS)
         raise CallFailed(Failure(400, "INVALID_ARGUMENT", "OTHER", f"the call has no message; expected a {name}"))
     try:
         return kind.FromString(content)
@@ -90,7 +99,10 @@ async def received(kind: Any, context: Context, *, seconds: float = RECEIVE_SECO
 
 async def abort(context: Context, code: str, message: str) -> NoReturn:
     """End a call by the code of that name."""
-    await context.abort(getattr(grpc.StatusCode, code), message[:MAX_MESSAGE])
+    try:
+        await context.abort(getattr(grpc.StatusCode, code), message[:MAX_MESSAGE])
+    except grpc.aio.InternalError as error:  # it has ended already
+        raise asyncio.CancelledError from error
     raise AssertionError("abort raises")
 
 

@@ -78,7 +78,7 @@ class GrpcServer:
         self._max_body_bytes, self._drain_seconds = max_body_bytes, drain_seconds
         self._guard, self._clients, self._observer = guard, clients or Clients(), Observer()
         self._server: grpc.aio.Server | None = None
-        self._under_way = 0
+        self._num_begun = self._under_way = 0  # calls that have begun and not ended, and those whose message is there
         self._health = Health(("", SERVICE))
 
     async def start(self) -> None:
@@ -139,18 +139,24 @@ class GrpcServer:
         guard, counted, path = self._guard, name not in HEALTH_METHODS, f"/{SERVICE}/{name}"
 
         async def answered(stream: object, context: Context) -> Message:
+            peer = context.peer()  # of a call that has ended there is none
             if guard is not None:
                 let_in = guard.enter if counted else guard.check
                 refused = let_in(headers_of(context), client_of(context))
                 if refused is not None:
                     code = _REFUSALS[refused.status]
-                    _log.info("refused", extra={"status": code, "client": context.peer(), "path": path})
+                    _log.info("refused", extra={"status": code, "client": peer, "path": path})
                     await abort(context, code, refused.message)
             request = None
+            self._num_begun += 1
             try:
                 request = await received(kind, context)
                 self._under_way += 1
                 return await method(request, context)
+            except asyncio.CancelledError:
+                if request is None:
+                    _log.info("refused", extra={"status": CLIENT_LEFT.code, "client": peer, "path": path})
+                raise
             except CallFailed as error:
                 failed = error.failure
                 told = request is not None and kind is messages.ModelInferRequest
@@ -158,11 +164,12 @@ class GrpcServer:
                 failed = failure(error, getattr(request, "model_name", "") or getattr(request, "name", ""))
                 told = False
             finally:
+                self._num_begun -= 1
                 self._under_way -= request is not None
                 if guard is not None and counted:
                     guard.leave()
             if not told:  # by the observer of inference
-                _log.info("refused", extra={"status": failed.code, "client": context.peer(), "path": path})
+                _log.info("refused", extra={"status": failed.code, "client": peer, "path": path})
             return await abort(context, failed.code, failed.message)
 
         return answered
@@ -228,7 +235,7 @@ class GrpcServer:
         try:
             decoded_request = decode_request(request)
             decoded = time.perf_counter_ns()
-            alone = self._clients.alone(context.peer())
+            alone = self._clients.alone(context.peer()) and self._num_begun == 1  # a connection has many calls
             left = context.time_remaining()
             ran = await begin(model, decoded_request, alone=alone, time_left=left)
             outputs, parameters = complete(model, decoded_request, ran)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_sdk.errors import TensorError
-from edge_sdk.oip import MAX_JSON_BYTES, MAX_RANK, InferRequest, Parameters, RequestedOutput
+from edge_sdk.oip import MAX_JSON_BYTES, InferRequest, Parameters, RequestedOutput, array_of, num_elements
 from edge_sdk.tensors import DTYPES, Array, dtype_name
 
 from .protobuf import open_inference_pb2 as messages
@@ -45,21 +45,20 @@ def decode_request(message: messages.ModelInferRequest) -> InferRequest:
         raise TensorError("the request has no inputs")
     if raw and len(raw) != len(message.inputs):
         raise TensorError(f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs; expected one for each")
+    if not raw and sum(tensor.contents.ByteSize() for tensor in message.inputs) > MAX_JSON_BYTES:
+        raise TensorError(f"contents of more than {MAX_JSON_BYTES} bytes; send them raw")
     inputs: dict[str, Array] = {}
     for i, tensor in enumerate(message.inputs):
         if tensor.name in inputs:
             raise TensorError(f"tensor {tensor.name!r} is given twice")
-        if tensor.datatype not in DTYPES:
-            known = ", ".join(DTYPES)
-            raise TensorError(f"tensor {tensor.name!r}: datatype {tensor.datatype!r} is not one of {known}")
-        shape = list(tensor.shape)
-        if len(shape) > MAX_RANK or any(not 0 <= size < 2**31 for size in shape):
-            raise TensorError(f"tensor {tensor.name!r}: {shape} is not a shape")
+        count, shape = num_elements(tensor.name, tensor.datatype, tensor.shape), list(tensor.shape)
         array = _from_raw(tensor, raw[i]) if raw else _from_contents(tensor)
+        if array.size != count:
+            raise TensorError(f"tensor {tensor.name!r}: {array.size} elements for shape {shape}")
         try:
             inputs[tensor.name] = array.reshape(shape)
-        except ValueError as error:
-            raise TensorError(f"tensor {tensor.name!r}: {array.size} elements for shape {shape}") from error
+        except ValueError as error:  # sizes whose product overflows beside a zero
+            raise TensorError(f"tensor {tensor.name!r}: {shape} is not a shape") from error
     outputs = [RequestedOutput(output.name) for output in message.outputs] or None
     return InferRequest(inputs, message.id, _parameters(message.parameters), outputs)
 
@@ -107,12 +106,10 @@ def _from_contents(tensor: messages.ModelInferRequest.InferInputTensor) -> Array
     given = [found.name for found, _ in tensor.contents.ListFields()]
     if given not in ([], [field]):
         raise TensorError(f"tensor {tensor.name!r}: {tensor.datatype} goes into {field}, got {', '.join(given)}")
-    if tensor.contents.ByteSize() > MAX_JSON_BYTES:
-        raise TensorError(f"tensor {tensor.name!r}: contents of more than {MAX_JSON_BYTES} bytes; send them raw")
     try:
-        return np.array(list(getattr(tensor.contents, field)), DTYPES[tensor.datatype])
-    except OverflowError as error:
-        raise TensorError(f"tensor {tensor.name!r}: an element is out of {tensor.datatype}'s range") from error
+        return array_of(getattr(tensor.contents, field), DTYPES[tensor.datatype])
+    except ValueError as error:
+        raise TensorError(f"tensor {tensor.name!r}: {error}") from error
 
 
 def _parameters(given: Mapping[str, Any]) -> Parameters:

@@ -201,6 +201,33 @@ def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     ]
 
 
+def num_elements(name: str, datatype: str, shape: Sequence[int]) -> int:
+    """Of a tensor as a message describes it.
+
+    Raises:
+        TensorError: the datatype is none of the protocol's numbers, or the shape none.
+    """
+    if datatype not in DTYPES:
+        raise TensorError(f"tensor {name!r}: datatype {datatype!r} is not one of {', '.join(DTYPES)}")
+    if len(shape) > MAX_RANK or any(not 0 <= size < 2**31 for size in shape):
+        raise TensorError(f"tensor {name!r}: {list(shape)} is not a shape")
+    return math.prod(shape)  # Python's integers: no overflow
+
+
+def array_of(numbers: Sequence[Scalar], dtype: np.dtype[Any]) -> Array:
+    """Numbers of a message as an array ``(len(numbers),)``.
+
+    Raises:
+        ValueError: one is out of the dtype's range, which NumPy 1 would wrap.
+    """
+    if dtype.kind in "iu" and numbers:
+        bounds = np.iinfo(dtype)
+        if min(numbers) < bounds.min or max(numbers) > bounds.max:  # type: ignore[operator]
+            raise ValueError("an element is out of range")
+    with np.errstate(over="ignore"):
+        return np.array(numbers, dtype)
+
+
 def _headers(header_length: int) -> dict[str, str]:
     return {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}
 
@@ -244,7 +271,7 @@ def _decode_tensors(tensors: list[Tensor], raw: memoryview) -> dict[str, Array]:
     for tensor in tensors:
         if tensor.name in arrays:
             raise TensorError(f"tensor {tensor.name!r} is given twice")
-        count = _num_elements(tensor)
+        count = num_elements(tensor.name, tensor.datatype, tensor.shape)
         dtype = DTYPES[tensor.datatype]
         size = tensor.parameters.get("binary_data_size")
         if size is None:
@@ -275,17 +302,6 @@ def _decode_tensors(tensors: list[Tensor], raw: memoryview) -> dict[str, Array]:
     return arrays
 
 
-def _num_elements(tensor: Tensor) -> int:
-    if tensor.datatype not in DTYPES:
-        raise TensorError(f"tensor {tensor.name!r}: datatype {tensor.datatype!r} is not one of {', '.join(DTYPES)}")
-    if len(tensor.shape) > MAX_RANK or any(not 0 <= size < 2**31 for size in tensor.shape):
-        raise TensorError(f"tensor {tensor.name!r}: {tensor.shape} is not a shape")
-    count = 1
-    for size in tensor.shape:
-        count *= size  # Python's integers: no overflow
-    return count
-
-
 def _from_json(tensor: Tensor, count: int, dtype: np.dtype[Any]) -> Array:
     if tensor.data is None:
         raise TensorError(f"tensor {tensor.name!r}: neither data nor binary_data_size")
@@ -297,14 +313,7 @@ def _from_json(tensor: Tensor, count: int, dtype: np.dtype[Any]) -> Array:
             raise ValueError(f"it has {len(leaves)} elements")
         if set(map(type, leaves)) - _JSON_TYPES[dtype.kind]:
             raise ValueError("an element is of another type")
-        if (
-            dtype.kind in "iu"
-            and count
-            and not np.iinfo(dtype).min <= min(leaves) <= max(leaves) <= np.iinfo(dtype).max
-        ):
-            raise ValueError("an element is out of range")
-        with np.errstate(over="ignore"):
-            array = np.array(leaves, dtype).reshape(tensor.shape)
+        array = array_of(leaves, dtype).reshape(tensor.shape)
         if dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no infinity: this one overflowed
             raise ValueError("an element is out of range")
     except (ValueError, OverflowError) as error:

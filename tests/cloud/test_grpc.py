@@ -126,6 +126,14 @@ def test_raw_inference(client, expected):
     assert answer.raw_output_contents
 
 
+def _request(array):
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name="tail", raw_input_contents=[array.tobytes()])
+    request.inputs.add(name="features", datatype="FP32", shape=array.shape)
+    return request
+
+
 def test_typed_inference_is_answered_typed(client, expected):
     """As a client without numpy sends it."""
     from tritonclient.grpc import service_pb2
@@ -157,6 +165,21 @@ def test_statistics_count_both_protocols(bundle):
             assert [batch.batch_size for batch in stats.batch_stats] == [2]
         (over_http,) = requests.get(f"{url}/v2/models/stats").json()["model_stats"]
         assert over_http["inference_count"] == 2
+
+
+def test_calls_of_one_connection_run_together(bundle):
+    """Even where no other one has asked for a while, and so the first call may run at once."""
+    with _serving(bundle, "--max-batch", "8") as (_, address, _), grpc.insecure_channel(address) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        request = _request(FEATURES[:1]).SerializeToString()
+        infer(request, timeout=20)
+        time.sleep(1.1)
+        for call in [infer.future(request, timeout=20) for _ in range(64)]:
+            call.result()
+        with triton.InferenceServerClient(address) as client:
+            (stats,) = client.get_inference_statistics("tail").model_stats
+        assert stats.inference_count == 65
+        assert stats.execution_count < 33, stats
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -197,6 +198,26 @@ def test_what_is_no_message_is_refused_and_logged_as_nobodys_fault(bundle):
                 channel.stream_unary(f"{SERVICE}/ModelReady")(iter([]), timeout=10)
         process.terminate()
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("how", [{}, {"compression": grpc.Compression.Gzip}])
+def test_a_message_that_is_too_long_is_refused_before_it_is_unpacked(bundle, how):
+    def peak_mib():
+        return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text()).group(1)) / 1024
+
+    with _serving(bundle, "--max-body-mib", "1", "--log-requests") as (address, process):
+        with grpc.insecure_channel(address) as channel:
+            _ask(channel, f"{SERVICE}/ServerLive", b"")
+            before = peak_mib()
+            with pytest.raises(grpc.RpcError) as error:
+                _ask(channel, f"{SERVICE}/ModelInfer", bytes(256 * 2**20), **how)
+            assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert peak_mib() < before + 64
+        process.terminate()
+        assert re.fullmatch(
+            r'\S+ INFO \S+ refused status="CANCELLED" client="ipv4:127.0.0.1:\d+" path="\S+/ModelInfer"\n',
+            process.stderr.read(),
+        )
 
 
 def _health(address):
