@@ -9,6 +9,7 @@ other as the threads of one do, nor the cores for the event loop between two bat
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -36,6 +37,9 @@ LANES = 2
 
 TURNS = 4
 """Of the event loop, some 100 us, that a lane waits while another runs: who was just answered asks again."""
+
+TICK_SECONDS = 1e-3
+"""Of the event loop's timers."""
 
 Feeds = Mapping[str, Array]
 Outputs = dict[str, Array]
@@ -109,6 +113,8 @@ class Batcher:
         self._alone = self._closed = False
         self._timer: asyncio.Handle | None = None
         self._in_window = False  # the timer waits for more rows
+        self._expiry: asyncio.Handle | None = None
+        self._expires = math.inf
         self._seconds_per_row = seconds_per_row
         self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting], Run] | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(self._lanes)]
@@ -191,6 +197,8 @@ class Batcher:
                 self._start(loop)  # nobody else comes in this turn of the loop
             else:
                 self._schedule(loop, batching.window_s)
+        if deadline is not None and self._queue:
+            self._watch(loop, deadline)
         return waiting.future
 
     def close(self) -> None:
@@ -226,6 +234,22 @@ class Batcher:
         kept = deque(waiting for waiting in self._queue if not _is_dead(waiting, now))
         self._queue = kept
         self._rows = sum(waiting.rows for waiting in kept)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        """Look again when it has passed, and not only when the batch that runs has ended."""
+        if deadline >= self._expires:
+            return
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expires = deadline
+        self._expiry = loop.call_later(max(deadline - time.monotonic(), 0.0) + TICK_SECONDS, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._expiry, self._expires = None, math.inf
+        self._drop_dead()
+        deadlines = [waiting.deadline for waiting in self._queue if waiting.deadline is not None]
+        if deadlines:
+            self._watch(loop, min(deadlines))
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the next batches, if there are any."""

@@ -68,7 +68,9 @@ class DirectProtocol(GuardedProtocol):
             return
         self._message_ended()
         self._receiving = None
-        self._infer.answer(exchange.call, b"".join(exchange.chunks), partial(self._reply, exchange))
+        body = b"".join(exchange.chunks)
+        exchange.chunks.clear()  # what it holds stays until the connection's next request
+        self._infer.answer(exchange.call, body, partial(self._reply, exchange))
 
     def _begun(self) -> _Exchange | None:
         """The call whose headers are there, unless it is no such call, or an unusual one."""
@@ -96,6 +98,7 @@ class DirectProtocol(GuardedProtocol):
 
     def _reply(self, exchange: _Exchange, reply: Reply) -> None:
         exchange.response_complete = True
+        exchange.call.running = None
         self._leave()
         if self.transport.is_closing():  # the client has left
             return

@@ -149,7 +149,8 @@ class Model:
         most = MOST_BATCHES * self.batching.max_batch if built_for is None else built_for
         if rows > most:
             raise TensorError(f"{rows} rows in one request; this model takes {most} at most")
-        return self._batcher.submit(feeds, rows, deadline=deadline, alone=alone)
+        in_order = {spec.name: feeds[spec.name] for spec in self.inputs}  # by which it is joined with others
+        return self._batcher.submit(in_order, rows, deadline=deadline, alone=alone)
 
     async def drain(self) -> None:
         """Take no more requests, and wait for those that were taken."""

@@ -256,6 +256,27 @@ def test_the_dead_do_not_keep_the_living_out(make, function):
     assert function.batches == [1, 1]
 
 
+def test_a_deadline_is_told_while_the_batch_before_it_still_runs(make, function):
+    batcher = make()
+
+    async def come():
+        function.held = [gate := threading.Event()]
+        first = asyncio.ensure_future(_submit(batcher, 0.0))
+        while not function.inside:
+            await asyncio.sleep(0.001)
+        waits = [batcher.submit(_rows(1.0), 1, deadline=time.monotonic() + after) for after in (60, 0.1, 0.05, 0.2)]
+        for soonest in (waits[2], waits[1], waits[3]):
+            with pytest.raises(ExpiredError):
+                await asyncio.wait_for(soonest, 5)
+        assert not first.done()
+        assert batcher.num_waiting == 1
+        gate.set()
+        await asyncio.gather(first, waits[0])
+
+    asyncio.run(come())
+    assert function.batches == [1, 1]
+
+
 def test_a_request_past_its_deadline_is_not_begun(make, function):
     batcher = make(max_batch=1)
     soon, late = time.monotonic() + 0.02, time.monotonic() + 60

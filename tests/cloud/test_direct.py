@@ -2,10 +2,12 @@
 
 import gzip
 import http.client
+import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,3 +275,22 @@ def test_a_client_that_reads_nothing_fills_no_memory(model):
 def _send_for_ever(raw, data):
     for _ in range(200):
         raw.sendall(data)
+
+
+def test_what_was_asked_is_not_kept_with_an_idle_connection(bundle):
+    def resident_mib(process):
+        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    body = bytes(4 * 2**20)
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 9\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with serving(bundle / "server0") as (url, process), ExitStack() as stack:
+        host, port = url.removeprefix("http://").split(":")
+        before = resident_mib(process)
+        for _ in range(30):
+            raw = stack.enter_context(socket.create_connection((host, int(port)), 10))
+            raw.sendall(head.encode() + body)
+            ((status, *_),) = _answers(raw, 1)
+            assert status == 400
+        assert resident_mib(process) < before + 60

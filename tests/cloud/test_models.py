@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import numpy as np
+import onnx
 import pytest
 
 import cloud.models
@@ -62,6 +63,24 @@ def test_several_requests_get_what_each_alone_would(model, backend):
     for i, ran in zip((1, 2, 3), together, strict=True):
         alone = backend.run({"features": FEATURES["features"] * i})
         np.testing.assert_allclose(ran.outputs["logits"], alone["logits"], atol=1e-5)
+
+
+def test_requests_that_name_their_inputs_in_another_order_are_joined():
+    tensor, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    inputs = [tensor("a", kind, ["n", 2]), tensor("b", kind, ["n", 3])]
+    node = onnx.helper.make_node("Concat", ["a", "b"], ["y"], axis=1)
+    graph = onnx.helper.make_graph([node], "joined", inputs, [tensor("y", kind, ["n", 5])])
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    model = Model("tail", OnnxRuntimeBackend(made.SerializeToString(), 1), {})
+    a, b = np.ones((1, 2), np.float32), np.zeros((1, 3), np.float32)
+
+    async def both():
+        return await asyncio.gather(_run(model, {"a": a, "b": b}), _run(model, {"b": b, "a": a}))
+
+    for ran in asyncio.run(both()):
+        assert ran.batch == 2
+        assert ran.outputs["y"].tolist() == [[1, 1, 0, 0, 0]]
+    model.close()
 
 
 def test_a_model_of_one_batch_size_joins_none(make_checkpoint, tmp_path):
