@@ -205,12 +205,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeSDKError)
     refused = refusal(error)
-    _log.info("refused", extra={"status": refused.status, "path": request.url.path[:200]})
+    _log.info("refused", extra={"status": refused.status, "path": request.scope["path"][:200]})
     return error_answer(refused.message, refused.status)
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
-    _log.info("refused", extra={"status": CLIENT_LEFT.status, "path": request.url.path[:200]})
+    _log.info("refused", extra={"status": CLIENT_LEFT.status, "path": request.scope["path"][:200]})
     return Response(status_code=CLIENT_LEFT.status)  # which nobody reads
 
 

@@ -58,12 +58,16 @@ class Guard:
         app: what is guarded.
         tokens: None asks for none.
         limits: of all requests but the health checks.
+
+    Attributes:
+        refused: requests that were not let in, by status.
     """
 
     def __init__(self, app: ASGIApp, tokens: TokenFile | None, limits: Limits) -> None:
         self._app, self._tokens, self._limits = app, tokens, limits
         self._rate = RateLimit(limits.max_rate) if limits.max_rate else None
         self._under_way = 0
+        self.refused: dict[int, int] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's entry."""
@@ -87,7 +91,7 @@ class Guard:
         most = self._limits.max_concurrency
         if most is not None and self._under_way >= most:
             self._give_back(client)
-            return Refusal(503, f"{most} requests are under way already", (b"retry-after", b"1"))
+            return self._noted(Refusal(503, f"{most} requests are under way already", (b"retry-after", b"1")))
         self._under_way += 1
         return None
 
@@ -110,10 +114,14 @@ class Guard:
             wait = self._rate.wait_seconds(network_of(client))
             if wait > 0:
                 message = f"more than {self._limits.max_rate:g} requests a second"
-                return Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait)))
+                return self._noted(Refusal(429, message, (b"retry-after", b"%d" % math.ceil(wait))))
         if self._tokens is not None and not self._tokens.allows(_authorization(headers)):
-            return Refusal(401, NEEDS_TOKEN, (b"www-authenticate", b'Bearer realm="edgesdk"'))
+            return self._noted(Refusal(401, NEEDS_TOKEN, (b"www-authenticate", b'Bearer realm="edgesdk"')))
         return None
+
+    def _noted(self, refusal: Refusal) -> Refusal:
+        self.refused[refusal.status] = self.refused.get(refusal.status, 0) + 1
+        return refusal
 
     def _give_back(self, client: tuple[str, int] | None) -> None:
         if self._rate is not None:

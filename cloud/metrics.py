@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from .repository import AllStatistics
-from .statistics import REQUEST_SECONDS, ModelStatistics
+from .statistics import REQUEST_SECONDS, AllStatistics, ModelStatistics
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
@@ -29,7 +28,8 @@ def exposition(statistics: AllStatistics) -> bytes:
 
 class _Models(Collector):
     def __init__(self, statistics: AllStatistics) -> None:
-        self._models = [(dict(zip(LABELS, names, strict=True)), found) for names, found in statistics.items()]
+        self._models = [(dict(zip(LABELS, names, strict=True)), found) for names, found in statistics.models.items()]
+        self._refused = statistics.refused
 
     def collect(self) -> Iterator[Metric]:
         for name, text, value in _COUNTERS:
@@ -50,7 +50,10 @@ class _Models(Collector):
             buckets = list(zip(bounds, accumulate(found.durations), strict=True))
             durations.add_metric(list(labels.values()), buckets, found.success.ns / 1e9)
             batches.add_metric(list(labels.values()), *_batch_rows(found))
-        yield from (failed, waiting, durations, batches)
+        refused = CounterMetricFamily("edgesdk_refused", "Requests that were not let in", labels=["status"])
+        for status, count in self._refused.items():
+            refused.add_metric([str(status)], count)
+        yield from (failed, waiting, durations, batches, refused)
 
 
 _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (

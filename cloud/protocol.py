@@ -111,6 +111,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return 0
         return max(self._num_arrived - self._num_answered, 0)  # an answer may come before its request has arrived
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: whoever asks for another protocol is answered in this one, and fills no log."""
+
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's own, in the protocol's shape."""
         content = error_body(msg)

@@ -16,16 +16,12 @@ from edge_sdk.errors import CollusionError, ForbiddenError, UnknownModelError
 from .memory import release_freed
 from .model_folder import ModelFolder
 from .models import Model
-from .statistics import ModelStatistics
+from .statistics import AllStatistics
 
-__all__ = ["AllStatistics", "IndexEntry", "Repository", "check_shares"]
+__all__ = ["IndexEntry", "Repository", "check_shares"]
 
 
 _log = logging.getLogger("edgesdk.cloud")
-
-
-AllStatistics = dict[tuple[str, str], ModelStatistics]
-"""By name and version."""
 
 
 class IndexEntry(NamedTuple):
@@ -52,6 +48,8 @@ class Repository:
         self._changes: set[asyncio.Task[None]] = set()
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a model has come or gone."""
+        self.refused: Callable[[], dict[int, int]] = dict
+        """Gives the requests that this process has not let in, by status."""
         self.siblings: Callable[[], Iterable[AllStatistics]] = tuple
         """Gives the statistics of this server's other processes."""
 
@@ -88,20 +86,19 @@ class Repository:
         return sorted(self._models.get(name, {}), key=int)
 
     def statistics(self) -> AllStatistics:
-        """Of each model here, and of the same models in the other processes of this server."""
+        """Of this process and the other ones of this server."""
         found = self.own_statistics()
         for others in self.siblings():
-            for key, statistics in others.items():
-                found[key] = found[key] + statistics if key in found else statistics
+            found = found.joined(others)
         return found
 
     def own_statistics(self) -> AllStatistics:
-        """Of each model in this process."""
-        return {(model.name, model.version): model.statistics for model in self}
+        """Of this process."""
+        return AllStatistics({(model.name, model.version): model.statistics for model in self}, self.refused())
 
     def statistics_json(self, model: Model | None = None) -> list[dict[str, Any]]:
         """``model_stats`` of the statistics extension: of one model, or of all."""
-        found = self.statistics()
+        found = self.statistics().models
         asked = found if model is None else [(model.name, model.version)]
         return [found[key].as_json(*key) for key in asked]
 

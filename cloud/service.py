@@ -112,6 +112,8 @@ class Service:
         release_freed()
         application = Application(self.repository, max_body_bytes=settings.max_body_bytes)
         guard = Guard(application, self.tokens, settings.limits) if self.tokens or any(settings.limits) else None
+        if guard is not None:
+            self.repository.refused = lambda: guard.refused
         self.app: ASGIApp = guard or application
         self.direct = Direct(application.infer, guard)
 

@@ -11,8 +11,7 @@ import msgspec
 
 from edge_sdk.files import write_aside
 
-from .repository import AllStatistics
-from .statistics import ModelStatistics
+from .statistics import AllStatistics, ModelStatistics
 
 __all__ = ["Siblings"]
 
@@ -45,11 +44,11 @@ class Siblings:
         for path in self._folder.glob(f"*{SUFFIX}"):
             if path != self._file:
                 with suppress(OSError, msgspec.DecodeError):
-                    found = dict(_decoder.decode(path.read_bytes()))
+                    models, refused = _decoder.decode(path.read_bytes())
                     if not self._lives(path.name.removesuffix(SUFFIX)):
-                        for each in found.values():
+                        for _, each in models:
                             each.waiting = 0  # what it counted stays counted
-                    yield found
+                    yield AllStatistics(dict(models), refused)
 
     async def start(self) -> None:
         """Write from now on."""
@@ -68,10 +67,11 @@ class Siblings:
             await asyncio.sleep(PERIOD_SECONDS)
 
     def _write(self) -> None:
-        content = msgspec.json.encode(list(self._mine().items()))
+        mine = self._mine()
+        content = msgspec.json.encode((list(mine.models.items()), mine.refused))
         if content != self._written:
             write_aside(self._file, content)
             self._written = content
 
 
-_decoder = msgspec.json.Decoder(list[tuple[tuple[str, str], ModelStatistics]])
+_decoder = msgspec.json.Decoder(tuple[list[tuple[tuple[str, str], ModelStatistics]], dict[int, int]])

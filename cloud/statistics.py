@@ -1,19 +1,21 @@
-"""What a served model has done so far: counts and durations, cheap to note, for whoever asks."""
+"""What a server and its models have done so far: counts and durations, cheap to note, for whoever asks."""
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from .batcher import Ran
 from .tally import Tally
 
-__all__ = ["REQUEST_SECONDS", "FailureReason", "ModelStatistics"]
+__all__ = ["REQUEST_SECONDS", "AllStatistics", "FailureReason", "ModelStatistics"]
 
 K = TypeVar("K")
+T = TypeVar("T")
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
 """Triton's: refused by a full queue or a deadline; the client went; the library failed; all else."""
@@ -122,5 +124,22 @@ class ModelStatistics(msgspec.Struct):
         }
 
 
-def _added(some: dict[K, Tally], others: dict[K, Tally]) -> dict[K, Tally]:
-    return {key: some.get(key, Tally()) + others.get(key, Tally()) for key in {**some, **others}}
+class AllStatistics(NamedTuple):
+    """Of a server, or one of its processes.
+
+    Attributes:
+        models: by name and version.
+        refused: requests that were not let in, by status of HTTP.
+    """
+
+    models: dict[tuple[str, str], ModelStatistics]
+    refused: dict[int, int]
+
+    def joined(self, others: AllStatistics) -> AllStatistics:
+        """Of both."""
+        return AllStatistics(_added(self.models, others.models), _added(self.refused, others.refused))
+
+
+def _added(some: Mapping[K, T], others: Mapping[K, T]) -> dict[K, T]:
+    both = {key: found + others[key] for key, found in some.items() if key in others}  # type: ignore[operator]
+    return {**some, **others, **both}

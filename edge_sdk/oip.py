@@ -241,6 +241,8 @@ def _describe(name: str, array: Array, *, binary: bool) -> Tensor:
         tensor.parameters = {"binary_data_size": array.nbytes}
     elif array.dtype == np.float16:
         raise TensorError(f"tensor {name!r}: FP16 has no JSON form in the protocol; ask for binary data")
+    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise TensorError(f"tensor {name!r}: has values that are not finite, which JSON has not; ask for binary data")
     else:
         tensor.data = array.ravel().tolist()
     return tensor

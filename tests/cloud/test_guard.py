@@ -2,14 +2,19 @@
 
 import asyncio
 import os
+import time
+from collections import Counter
 
 import pytest
+import requests
 
 import cloud.guard
 import cloud.tokens
 from cloud.guard import Guard, Limits, RateLimit
 from cloud.tokens import TokenFile
 from edge_sdk.errors import ConfigError
+
+from ..conftest import serving
 
 
 async def _application(scope, receive, send):
@@ -204,3 +209,21 @@ def test_comparing_takes_as_long_wherever_tokens_differ(tokens):
             compared.clear()
             file.allows(b"Bearer " + token)
             assert compared == [(32, 32)] * 2
+
+
+def test_refusals_are_counted_by_status(tokens, bundle):
+    counts = Counter()
+
+    def ask(path, token="guess"):
+        answer = requests.get(url + path, headers={"Authorization": f"Bearer {token}"})
+        counts[answer.status_code] += 1
+        return answer
+
+    with serving(bundle / "server0", "--token-file", str(tokens), "--max-rate", "1") as (url, _):
+        for _ in range(5):
+            ask("/v2/models/tail")
+        while (answer := ask("/metrics", "xyz")).status_code == 429:
+            time.sleep(0.3)
+    assert (counts[200], counts[401] > 0, counts[429] > 0) == (1, True, True)
+    told = [line for line in answer.text.splitlines() if line.startswith("edgesdk_refused")]
+    assert sorted(told) == [f'edgesdk_refused_total{{status="{each}"}} {counts[each]:.1f}' for each in (401, 429)]

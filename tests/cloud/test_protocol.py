@@ -4,11 +4,12 @@ import threading
 import time
 
 import pytest
+import requests
 
 import cloud.protocol
 from cloud.protocol import GuardedProtocol
 
-from ..conftest import uvicorn_here, wait_until
+from ..conftest import serving, uvicorn_here, wait_until
 
 
 async def _application(scope, receive, send):
@@ -178,3 +179,12 @@ def test_a_client_that_asks_without_end_is_hung_up_on(monkeypatch, patient):
         except (ConnectionResetError, BrokenPipeError):
             pass
         assert received.count(b"ok") < 5000
+
+
+def test_who_asks_for_another_protocol_fills_no_log(bundle):
+    with serving(bundle / "server0") as (url, process):
+        for wanted in ("websocket", "h2c"):
+            headers = {"Connection": "Upgrade", "Upgrade": wanted}
+            assert requests.get(f"{url}/v2/health/live", headers=headers).status_code == 200
+        process.terminate()
+        assert process.stderr.read() == ""

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from cloud.siblings import Siblings
-from cloud.statistics import ModelStatistics
+from cloud.statistics import AllStatistics, ModelStatistics
 from cloud.tally import Tally
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.client import Client
@@ -140,12 +140,22 @@ def test_counts_of_siblings_add_up(tmp_path):
     assert some.success == Tally(2, 30)  # unchanged
 
 
+def test_statistics_of_two_processes_are_joined():
+    def of(count, *names):
+        return AllStatistics({(name, "1"): ModelStatistics(waiting=count) for name in names}, {count: 1, 401: count})
+
+    both = of(1, "a", "b").joined(of(2, "b", "c"))
+    assert {name: found.waiting for (name, _), found in both.models.items()} == {"a": 1, "b": 3, "c": 2}
+    assert both.refused == {1: 1, 2: 1, 401: 3}
+
+
 def test_a_sibling_reads_all_files_but_its_own_and_none_that_is_damaged(tmp_path):
     import asyncio
 
     def sibling(name, count):
         counts = ModelStatistics(inference_count=count, waiting=7)
-        return Siblings(tmp_path, name, lambda: {("tail", "1"): counts}, lambda other: other == "a")
+        mine = AllStatistics({("tail", "1"): counts}, {401: count})
+        return Siblings(tmp_path, name, lambda: mine, lambda other: other == "a")
 
     async def write(each):
         await each.start()
@@ -158,6 +168,7 @@ def test_a_sibling_reads_all_files_but_its_own_and_none_that_is_damaged(tmp_path
     (tmp_path / "c.json").write_bytes(b"[[")
     (tmp_path / ".a.json.part").write_bytes(b"x")
     for each, count in ((first, 4), (second, 3)):
-        assert [found["tail", "1"].inference_count for found in each.others()] == [count]
-    assert [found["tail", "1"].waiting for found in second.others()] == [7]
-    assert [found["tail", "1"].waiting for found in first.others()] == [0]  # nobody waits for one that has ended
+        assert [found.models["tail", "1"].inference_count for found in each.others()] == [count]
+        assert [found.refused for found in each.others()] == [{401: count}]
+    assert [found.models["tail", "1"].waiting for found in second.others()] == [7]
+    assert [found.models["tail", "1"].waiting for found in first.others()] == [0]  # nobody waits for one that has ended

@@ -40,6 +40,13 @@ def test_a_response_survives_the_wire(tensors, binary):
         np.testing.assert_array_equal(decoded.outputs[name], array)
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_what_json_cannot_say_is_not_said(value):
+    outputs = {"y": np.array([1, value], np.float32)}
+    with pytest.raises(TensorError, match=r"'y': has values that are not finite.*ask for binary data"):
+        oip.encode_response("m", "1", outputs, request=oip.InferRequest({}), parameters={})
+
+
 @given(st.binary(max_size=200), st.one_of(st.none(), st.text(max_size=6), st.integers(0, 250).map(str)))
 def test_any_bytes_decode_or_are_refused(body, length):
     with suppress(TensorError):
