@@ -16,7 +16,7 @@ import urllib3
 from . import oip
 from .credentials import NO_CREDENTIALS, Credentials, read_token
 from .deadline import Deadline
-from .errors import RemoteError, RemoteRejected, RemoteTimeout, TensorError
+from .errors import ConfigError, RemoteError, RemoteRejected, RemoteTimeout, TensorError
 from .tensors import Array
 from .tracing import TRACE_HEADERS, Spans
 from .transport import BeforeConnect, Transport
@@ -96,8 +96,9 @@ class Client:
         # Not through a requests.Session: features go where the user said, by no proxy, redirect, cookie or netrc.
         self._transport = Transport(self._deadline, before_connect)
         credentials.check(url)
-        if credentials.token_file is not None:
-            self._headers["Authorization"] = f"Bearer {read_token(credentials.token_file)}"
+        self._token_file = credentials.token_file
+        if self._token_file is not None:
+            self._headers["Authorization"] = f"Bearer {read_token(self._token_file)}"
         self._verify = True if credentials.ca_file is None else str(credentials.ca_file)
         self._certificate: str | tuple[str, str] | None = None
         if credentials.certificate is not None:
@@ -258,6 +259,8 @@ class Client:
             pause = 0.1 * 2**attempt
             attempt += 1
             if answer is not None:
+                if answer.status == 401 and self._has_new_token():
+                    continue
                 if answer.status != 503:
                     break
                 pause = max(pause, _retry_after(answer))
@@ -293,6 +296,18 @@ class Client:
         if len(content) > MAX_ANSWER_BYTES:
             raise RemoteError(f"{self.url}: the answer to {path} has more than {MAX_ANSWER_BYTES} bytes")
         return "", _Answer(response.headers, content, response.status_code, response.reason)
+
+    def _has_new_token(self) -> bool:
+        """Whether the file holds another token than the one sent, which is sent from now on."""
+        try:
+            token = f"Bearer {read_token(self._token_file)}" if self._token_file else None
+        except ConfigError:  # half written
+            return False
+        if token is None or token == self._headers["Authorization"]:
+            return False
+        self._headers["Authorization"] = token
+        self._prepared.clear()
+        return True
 
     def _prepare(
         self, method: str, path: str, headers: dict[str, str] | None, body: bytes | None

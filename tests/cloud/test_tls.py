@@ -3,6 +3,7 @@
 import datetime
 import socket
 import ssl
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from edge_sdk.client import Client
 from edge_sdk.credentials import Credentials
 from edge_sdk.errors import ConfigError, RemoteError, RemoteRejected
 
-from ..conftest import assert_one_line_error, edgesdk, edgesdk_here, serving
+from ..conftest import again_and_again, assert_one_line_error, edgesdk, edgesdk_here, serving, wait_until
 
 FEATURES = {"features": np.zeros((1, 12, 8, 8), np.float32)}
 
@@ -91,6 +92,30 @@ def test_a_wrong_or_missing_token_gets_401(mutual, pki, token):
         with pytest.raises(RemoteRejected, match="bearer token is needed") as caught:
             client.infer("tail", FEATURES)
         assert caught.value.status == 401
+
+
+def test_a_new_token_is_taken_up_without_a_failed_request(bundle, pki, tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for file in (ours, theirs):
+        file.write_text("old\n")
+    about = Credentials(ours, pki["folder"] / "ca.pem")
+    with _served(bundle, pki, "server", "--token-file", str(theirs)) as (url, _):
+
+        def old_is_refused():
+            client.infer("tail", FEATURES)
+            shown = {"Authorization": "Bearer old"}
+            return requests.get(f"{url}/v2", headers=shown, verify=str(about.ca_file)).status_code == 401
+
+        with Client(url, retries=0, credentials=about) as client:
+            assert not old_is_refused()
+            for file in (ours, theirs):
+                file.write_text("new\n")
+            wait_until(old_is_refused)
+            client.infer("tail", FEATURES)
+            ours.write_text("")
+            theirs.write_text("newest\n")
+            with pytest.raises(RemoteRejected, match="bearer token"):
+                again_and_again(lambda: (client.infer("tail", FEATURES), time.sleep(0.02)))
 
 
 def test_a_replayed_request_still_needs_the_token_and_the_size(bundle, pki):
