@@ -32,6 +32,7 @@ def configure(form: LogFormat, *, requests: bool) -> None:
     else:
         handler.setFormatter(_Text("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt=_ISO))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each client that sends it nonsense
     logging.getLogger("edgesdk").setLevel(logging.INFO)
     logging.getLogger("edgesdk.requests").setLevel(logging.INFO if requests else logging.WARNING)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .replies import error_body
 
 __all__ = ["GuardedProtocol"]
+
+_log = logging.getLogger("edgesdk.requests")
 
 MAX_HEADER_BYTES = 32 * 1024
 RECEIVE_SECONDS = 60.0
@@ -34,6 +38,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._header_bytes = self._bytes_without_body = 0
         self._moved = False
         self._num_arrived = self._num_answered = 0
+        self._cycles = deque[RequestResponseCycle]()
         self._stuck_since: float | None = None
         self._since: float | None = self.loop.time()
         self._look: asyncio.Handle = self.loop.call_later(LOOK_SECONDS, self._check_time)
@@ -43,6 +48,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._look.cancel()
         if self._leaving is not None:
             self._leaving.cancel()
+        self._end_cycles()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -77,9 +83,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
-            self.transport.abort()
+            self._hang_up()
         if not self.transport.is_closing():
             super().on_headers_complete()
+            self._cycles.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._body_came()
@@ -100,6 +107,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._num_answered += 1
+        if self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
         super().on_response_complete()
         if self.pipeline:  # uvicorn reads on after every answer, and so more requests than it answers
             self.flow.pause_reading()
@@ -111,15 +120,31 @@ class GuardedProtocol(HttpToolsProtocol):
             return 0
         return max(self._num_arrived - self._num_answered, 0)  # an answer may come before its request has arrived
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Nothing: whoever asks for another protocol is answered in this one, and fills no log."""
-
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn's own, in the protocol's shape."""
+        """As uvicorn's own, in the protocol's shape; never before the answers to requests that came before."""
+        if self.transport.is_closing():
+            return
+        host, port = self.client or ("", "")
+        _log.info("refused", extra={"status": 400, "client": f"{host}:{port}", "reason": msg})
+        if self.num_owed:
+            self._hang_up()
+            return
         content = error_body(msg)
         head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
         self.transport.write(head + b"content-length: %d\r\n\r\n" % len(content) + content)
         self.transport.close()
+
+    def _hang_up(self) -> None:
+        """At once, and before uvicorn is told so, which takes a turn of the loop, nothing is written any more."""
+        self._end_cycles()
+        self.transport.abort()
+
+    def _end_cycles(self) -> None:
+        """Of all requests: uvicorn tells the last one that has come, and the others write to what is closed."""
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._cycles.clear()
 
     def _refuse_headers(self) -> None:
         if self.transport.is_closing():
@@ -127,7 +152,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self.send_400_response(f"headers of more than {MAX_HEADER_BYTES} bytes")
         else:
-            self.transport.abort()  # in a request that is being answered
+            self._hang_up()  # in a request that is being answered
 
     def _leave_soon(self) -> None:
         if self._leaving is not None and self.transport.is_closing() and not self.transport.get_write_buffer_size():
@@ -143,6 +168,6 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stuck_since = now
         began = min((each for each in (self._since, self._stuck_since) if each is not None), default=now)
         if now - began > RECEIVE_SECONDS:
-            self.transport.abort()
+            self._hang_up()
         else:
             self._look = self.loop.call_later(LOOK_SECONDS, self._check_time)

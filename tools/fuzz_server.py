@@ -140,7 +140,7 @@ def _described(schemathesis: str, url: str, seed: int) -> str:
 
 
 def _body(mutator: wrong_http.Mutator, sender: wrong_http.Sender) -> Callable[[], None]:
-    return lambda: sender.send(mutator.request())
+    return lambda: sender.send(*mutator.requests())
 
 
 def _message(mutator: wrong_grpc.MessageMutator, sender: wrong_grpc.MessageSender) -> Callable[[], None]:

@@ -8,16 +8,15 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from right_request import Right
 
 from edge_sdk import oip
 
-FINE = {200, 307, 400, 403, 404, 405, 413, 415, 503, 504}
-"""What may be answered: 307 to a path with a slash at its end, 403 to loading and unloading, 504 for a request's own
-timeout, of a microsecond."""
+FINE = {200, 400, 403, 404, 405, 413, 415, 503, 504}
+"""What may be answered: 403 to loading and unloading, 504 for a request's own timeout, of a microsecond."""
 
 ODD: list[Any] = [
     None, True, False, -1, 0, 1, 2**31, 2**63, 2**64, -(2**63), 1e308, -0.0, "", "x", "é\u0000", "FP32", "BYTES",
@@ -61,6 +60,16 @@ class Mutator:
             odd = (b"-1", b"x", b"1, 2", b"99999999999999999999", b"%d" % (len(body) + 1), b"")
             length = b"Content-Length: %b\r\n\r\n" % self._random.choice(odd)
         return b"%b HTTP/1.1\r\nHost: x\r\n%b%b%b" % (line, head, length, body)
+
+    def requests(self) -> list[bytes]:
+        """One, or some that are sent before the first is answered, right ones among them."""
+        if self._random.random() < 0.9:
+            return [self.request()]
+        head, body = self._whole(self._right.json)
+        right = b"%b HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (self._line(), head, len(body), body)
+        return [
+            self.request() if self._random.random() < 0.3 else right for _ in range(self._random.choice((2, 8, 40)))
+        ]
 
     def _whole(self, content: dict[str, Any]) -> tuple[bytes, bytes]:
         text = json.dumps(content).encode()
@@ -172,51 +181,54 @@ class Sender:
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 0)
         self._socket: socket.socket | None = None
+        self._answers: BinaryIO
         self.statuses: Counter[str] = Counter()
 
-    def send(self, request: bytes) -> None:
-        """Send, and read one answer; a connection that the server ends, or that it waits on, is given up."""
+    def send(self, *requests: bytes) -> None:
+        """Send all before the first is answered, and read their answers.
+
+        A connection that the server ends, or that it waits on, is given up.
+        """
+        closes = False
         try:
             if self._socket is None:
                 self._socket = socket.create_connection(self._address, 20)
-                self._socket.settimeout(0.25)
-            self._socket.sendall(request)
-            status, closes = _answer(self._socket)
+                self._answers = self._socket.makefile("rb")
+            self._socket.settimeout(20)
+            self._socket.sendall(b"".join(requests))
+            for _ in requests:
+                status, closes = _answer(self._socket, self._answers)
+                self.statuses[str(status)] += 1
+                if closes:
+                    break
         except TimeoutError:
             self.statuses["waits for more"] += 1
             closes = True
         except OSError:
             self.statuses["hung up"] += 1
             closes = True
-        else:
-            self.statuses[str(status)] += 1
         if closes and self._socket is not None:
+            self._answers.close()
             self._socket.close()
             self._socket = None
 
 
-def _answer(connection: socket.socket) -> tuple[int, bool]:
+def _answer(connection: socket.socket, answers: BinaryIO) -> tuple[int, bool]:
     """Status, and whether the connection can serve no further request."""
     connection.settimeout(0.25)
-    found = b""
-    while b"\r\n\r\n" not in found:
-        chunk = connection.recv(65536)
-        if not chunk:
-            raise ConnectionResetError
-        found += chunk
-        connection.settimeout(20)
-    head, _, body = found.partition(b"\r\n\r\n")
-    status = int(head.split(b" ", 2)[1])
+    first = answers.read(1)
+    connection.settimeout(20)
+    if not first:
+        raise ConnectionResetError
+    status = int(answers.readline().split(b" ", 2)[1])
+    fields = {}
+    while line := answers.readline().strip():
+        name, _, value = line.partition(b":")
+        fields[name.lower()] = value.strip()
     if status == 100:
-        return _answer(connection)
-    fields = {
-        name.strip().lower(): value.strip() for name, _, value in (x.partition(b":") for x in head.split(b"\r\n"))
-    }
+        return _answer(connection, answers)
     length = int(fields.get(b"content-length", b"0"))
-    while len(body) < length:
-        chunk = connection.recv(65536)
-        if not chunk:
-            raise ConnectionResetError
-        body += chunk
+    if len(answers.read(length)) < length:
+        raise ConnectionResetError
     # What follows a refusal may be the rest of a body that was never read: a new connection begins clean.
-    return status, status != 200 or fields.get(b"connection") == b"close" or len(body) > length
+    return status, status != 200 or fields.get(b"connection") == b"close"

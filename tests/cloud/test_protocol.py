@@ -1,5 +1,6 @@
 """Clients that send slowly, or headers without end."""
 
+import asyncio
 import threading
 import time
 
@@ -179,6 +180,26 @@ def test_a_client_that_asks_without_end_is_hung_up_on(monkeypatch, patient):
         except (ConnectionResetError, BrokenPipeError):
             pass
         assert received.count(b"ok") < 5000
+
+
+async def _slow(scope, receive, send):
+    await asyncio.sleep(0.02)
+    await _application(scope, receive, send)
+
+
+def test_nonsense_is_not_refused_before_what_came_before_it_is_answered(caplog):
+    with uvicorn_here(_slow, GuardedProtocol) as (connect, _), connect() as raw:
+        raw.sendall(REQUEST)
+        assert raw.recv(100).endswith(b"ok")
+        raw.sendall(REQUEST * 3 + b"GET\r\n\r\n")
+        received = b""
+        try:
+            while more := raw.recv(100):
+                received += more
+        except ConnectionResetError:
+            pass
+        assert b" 400 " not in received
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_who_asks_for_another_protocol_fills_no_log(bundle):
