@@ -5,10 +5,8 @@ The Triton that a package carries (nvidia-pytriton) has no ONNX Runtime of its o
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.client import Client
 from edge_sdk.errors import RemoteError
 
-from ..conftest import assert_one_line_error, edgesdk_here, lacking
+from ..conftest import assert_one_line_error, edgesdk_here, held_port, lacking, wait_until
 
 if importlib.util.find_spec("tritonclient") is None:
     lacking("tritonclient: pip install 'edgesdk[deploy]'")
@@ -128,18 +126,15 @@ def _triton(repository):
         backend.symlink_to(stub)
     for each in (home / "bin" / "tritonserver", stub):
         each.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     options = {
         "model-repository": repository,
         "backend-directory": home / "backends",
         "http-address": "127.0.0.1",
-        "http-port": port,
         "allow-grpc": "false",
         "allow-metrics": "false",
         "exit-on-error": "false",
     }
-    command = [home / "bin" / "tritonserver", *(f"--{name}={value}" for name, value in options.items())]
+    given = [f"--{name}={value}" for name, value in options.items()]
     libraries = [home.parent.parent / "nvidia_pytriton.libs", Path(sys.base_prefix) / "lib"]
     environment = {
         **os.environ,
@@ -148,21 +143,24 @@ def _triton(repository):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     log = repository.parent / "triton.log"
-    with log.open("w") as file, subprocess.Popen(command, stderr=file, stdout=file, env=environment) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(200):
-                time.sleep(0.1)
-                if process.poll() is not None:
-                    pytest.fail(log.read_text()[-3000:])
-                try:
-                    if requests.get(f"{url}/v2/health/live", timeout=1).status_code == 200:
-                        break
-                except requests.ConnectionError:
-                    continue
-            yield url, log
-        finally:
-            process.terminate()
+    with held_port() as port, log.open("w") as file:
+        command = [home / "bin" / "tritonserver", *given, f"--http-port={port}"]
+        url = f"http://127.0.0.1:{port}"
+
+        def lives():
+            if process.poll() is not None:
+                pytest.fail(log.read_text()[-3000:])
+            try:
+                return requests.get(f"{url}/v2/health/live", timeout=1).status_code == 200
+            except requests.ConnectionError:
+                return False
+
+        with subprocess.Popen(command, stderr=file, stdout=file, env=environment) as process:
+            try:
+                wait_until(lives)
+                yield url, log
+            finally:
+                process.terminate()
 
 
 @pytest.fixture
@@ -172,10 +170,10 @@ def served(repository):
     config.write_text(config.read_text().replace('backend: "onnxruntime"', 'backend: "python"'))
     (repository / "tail" / "1" / "model.py").write_text(MODEL)
     with _triton(repository) as (url, log):
-        deadline = time.monotonic() + 30
-        while requests.get(f"{url}/v2/models/tail/ready").status_code != 200:
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.1)
+        try:
+            wait_until(lambda: requests.get(f"{url}/v2/models/tail/ready").status_code == 200)
+        except AssertionError:
+            pytest.fail(log.read_text()[-3000:])
         yield url
 
 
@@ -183,11 +181,9 @@ def served(repository):
 def test_a_real_triton_reads_the_configuration(repository):
     """All but the backend, which this Triton lacks."""
     with _triton(repository) as (url, log):
-        for _ in range(100):
-            if "tail" in (text := log.read_text()) and "unable to find backend" in text.lower():
-                break
-            time.sleep(0.1)
-        assert "onnxruntime" in text
+        wait_until(lambda: "unable to find backend" in log.read_text().lower())
+        assert "tail" in log.read_text()
+        assert "onnxruntime" in log.read_text()
         assert requests.get(f"{url}/v2/models/tail/ready").status_code != 200
 
 
