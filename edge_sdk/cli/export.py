@@ -53,7 +53,9 @@ def export(
         None, help="Refuse where the audit's FSInfo is more, nats a dimension, or the model adds no Gaussian noise."
     ),
     audit: list[Path] = typer.Option(
-        [], help="audit.json of the model, one for each precision; default: the one beside its weights."
+        [],
+        help="audit.json of the model, one for each precision; may be repeated. [default: the one beside its weights, "
+        "if it is there]",
     ),
     data: str | None = typer.Option(None, help="Images to compare torch and ONNX on, as for train; else noise."),
 ) -> None:
@@ -86,6 +88,7 @@ def export(
         precisions=["fp32", *(each.value for each in precision)],
         max_psnr_db=max_psnr,
         max_fsinfo=max_fsinfo,
+        named=bool(audit),
     )
     size = image_size or source.image_size
     images, calibration = parity_images(data, size), None

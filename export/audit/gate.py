@@ -33,12 +33,13 @@ def audit_summary(
     precisions: Sequence[Precision] = ("fp32",),
     max_psnr_db: float | None = None,
     max_fsinfo: float | None = None,
+    named: bool = False,
 ) -> dict[str, Any] | None:
     """What a bundle's manifest says of its model's audits: the one that found most.
 
     Args:
         checkpoint: about to be exported.
-        paths: of its ``audit.json``, one at least for each precision, which may be missing unless a limit is set.
+        paths: of its ``audit.json``, one at least for each precision.
         wire_dtype: of the export; an audit of float32 features holds for every other, which is rounded from them.
         image_size: of the export.
         precisions: of the export. A limit wants an audit of each: another precision's encoder sends other features.
@@ -46,13 +47,15 @@ def audit_summary(
             upper end of the one-sided 95 % interval of its mean.
         max_fsinfo: nor may FSInfo be more, in nats a dimension and likewise at the upper end, of a model that adds
             Gaussian noise.
+        named: the user chose these files; others may be missing, or be of another model, unless a limit is set.
 
     Returns:
         The summary; None without an audit of these weights.
 
     Raises:
-        LeakageError: a limit is set, and an audit is missing, or one of those given is of other weights or settings,
-            another wire dtype or size, lacks an adversary, an attack or what the limit is about, or is over it.
+        LeakageError: with ``named`` or a limit, a file is missing, or of other weights or settings, another wire dtype
+            or size; with ``named``, none is of a precision that is exported; with a limit, a precision has none, or one
+            lacks an adversary, an attack or what the limit is about, or is over it.
         DataError: a file is no audit.
     """
     limited = max_psnr_db is not None or max_fsinfo is not None
@@ -62,10 +65,11 @@ def audit_summary(
             report = load_report(path)
             reason = _unfit(report, checkpoint, wire_dtype, image_size)
         else:
-            reason = "no audit to hold the export to; edgesdk audit makes one, --audit names it"
+            missing = "is not a file" if path.exists() else "is missing"
+            reason = f"{missing}: no audit to hold the export to; edgesdk audit makes one, --audit names it"
         if reason is None:
             found.setdefault(report.precision, []).append((report, path))
-        elif limited:
+        elif limited or named:
             raise LeakageError(f"{path}: {reason}")
     if limited:
         for precision in precisions:
@@ -80,6 +84,11 @@ def audit_summary(
                 if max_fsinfo is not None:
                     _check_fsinfo(report, path, max_fsinfo)
     exported = [each for precision in precisions for each in found.get(precision, [])]
+    if named and not exported:
+        raise LeakageError(
+            f"--audit names audits of {', '.join(found)} alone, which is not exported; add --precision, or audit the "
+            f"{precisions[0]} encoder"
+        )
     return _summary(*max(exported, key=_leaks)) if exported else None
 
 

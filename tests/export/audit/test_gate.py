@@ -11,7 +11,7 @@ from export.audit.gate import audit_summary
 from export.audit.results import AttackResult, AuditReport, MetricResult, ViewResult
 from export.audit.run import ATTACKS
 
-from ...conftest import assert_one_line_error, edgesdk
+from ...conftest import assert_one_line_error, edgesdk, edgesdk_here
 
 
 def _attack(name, psnr_db, num_images=16):
@@ -93,6 +93,23 @@ def test_of_two_audits_of_one_precision_both_count(checkpoint, audit, order):
 def test_without_a_limit_a_missing_or_foreign_audit_is_no_summary(checkpoint, audit, tmp_path):
     assert audit_summary(checkpoint, [tmp_path / "none.json"], "float32", 32) is None
     assert audit_summary(checkpoint, [audit(_view("server0", 14.0), weights_sha256="0")], "float32", 32) is None
+
+
+def test_a_named_audit_must_be_there_and_fit(checkpoint, audit, tmp_path):
+    for path, words in (
+        (tmp_path / "none.json", "none.json: is missing"),
+        (tmp_path, "is not a file"),
+        (audit(_view("server0", 14.0), weights_sha256="0"), "of other weights"),
+        (audit(_view("server0", 14.0), precision="int8"), "audits of int8 alone, which is not exported"),
+    ):
+        with pytest.raises(LeakageError, match=words):
+            audit_summary(checkpoint, [path], "float32", 32, named=True)
+
+
+def test_the_command_refuses_a_named_audit_that_is_missing(tmp_path):
+    command = ("export", "--defense", "none", "--out", tmp_path / "b", "--audit", tmp_path / "no.json")
+    assert_one_line_error(edgesdk_here(*command), "no.json: is missing")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(
