@@ -16,6 +16,7 @@ import msgspec
 
 from .errors import BundleError, TensorError
 from .files import folder_aside
+from .layout import EDGE, MANIFEST_FILE, did_you_mean, parties, why_no_party
 from .tensors import TensorSpec
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Variant",
     "bundle_id",
     "check_target",
+    "open_parties",
     "open_party",
     "parties",
     "write_bundle",
@@ -41,10 +43,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 """That the files of a bundle come in."""
 
 FORMAT_VERSION = 1
-EDGE = "edge"
 BUNDLE_KEY, PARTY_KEY = "edgesdk_bundle_id", "edgesdk_party"
 """By which a server says, and a request asks, whose part it is."""
-MANIFEST_FILE = "manifest.json"
 SUMS_FILE = "SHA256SUMS"
 
 
@@ -223,11 +223,8 @@ def open_party(path: Path, expected: str | None = None) -> PartyBundle:
         BundleError: no such folder, a file missing, altered or truncated, another format version, a graph that does
             not fit together, or the other kind of party.
     """
-    if not path.is_dir():
-        raise BundleError(f"{path}: no such folder; expected a party of a bundle, such as BUNDLE/edge")
     if not (path / MANIFEST_FILE).is_file():
-        inside = f"; did you mean {path / EDGE}?" if (path / EDGE / MANIFEST_FILE).is_file() else ""
-        raise BundleError(f"{path}: no {MANIFEST_FILE} in this folder{inside}")
+        raise BundleError(f"{path}: {why_no_party(path, expected)}")
     files = _read_verified(path)
     manifest = _decode(path, files[MANIFEST_FILE])
     for part in (*manifest.parts, *([manifest.reference] if manifest.reference else [])):
@@ -235,22 +232,32 @@ def open_party(path: Path, expected: str | None = None) -> PartyBundle:
             if file not in files:
                 raise BundleError(f"{path}: {SUMS_FILE} does not list {file}")
     if expected is not None and (manifest.party == EDGE) != (expected == EDGE):
-        raise BundleError(f"{path}: this is the folder of {manifest.party}; a folder for {expected} is needed here")
+        beside = did_you_mean(path.parent, expected)
+        raise BundleError(
+            f"{path}: this is the folder of {manifest.party}; a folder for {expected} is needed here{beside}"
+        )
     return PartyBundle(path, manifest, files)
 
 
-def parties(path: Path) -> list[Path]:
-    """The parties' folders of a bundle, the edge first; a party's own folder stands for itself alone.
+def open_parties(path: Path) -> list[PartyBundle]:
+    """Every party that is there, verified, as ``parties`` finds them.
 
     Raises:
-        BundleError: none there.
+        BundleError: none there, as for ``open_party``, or folders of several bundles, or of one party twice.
     """
-    if (path / MANIFEST_FILE).is_file():
-        return [path]
-    found = sorted(p.parent for p in path.glob(f"*/{MANIFEST_FILE}")) if path.is_dir() else []
-    if not found:
-        raise BundleError(f"{path}: no bundle here; expected a folder with {EDGE}/ and server0/, as export writes it")
-    return sorted(found, key=lambda p: (p.name != EDGE, len(p.name), p.name))
+    opened = [open_party(folder) for folder in parties(path)]
+    first, seen = opened[0].manifest, set[str]()
+    for each in opened:
+        manifest = each.manifest
+        if manifest.bundle_id != first.bundle_id:
+            raise BundleError(
+                f"{each.path}: of bundle {manifest.bundle_id[:12]}, and {opened[0].path} beside it of "
+                f"{first.bundle_id[:12]}; a bundle's folders have to be of one export"
+            )
+        if manifest.party in seen:
+            raise BundleError(f"{each.path}: holds {manifest.party}, which another folder here holds already")
+        seen.add(manifest.party)
+    return opened
 
 
 def write_bundle(path: Path, manifests: Mapping[str, Manifest], files: Mapping[str, Mapping[str, bytes]]) -> None:

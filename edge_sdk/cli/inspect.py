@@ -15,12 +15,20 @@ def inspect(
     bundle: Path = typer.Argument(..., help="A bundle, or one party's folder of it."),
     as_json: bool = typer.Option(False, "--json", help="The manifests as JSON."),
 ) -> None:
-    """Verify a bundle's hashes and print what each party holds."""
+    """Verify a bundle's hashes and print what each party holds.
+
+    Folders of several exports are refused; a party that is not there is said, on standard error.
+    """
     import msgspec
 
-    from ..bundle import EDGE, open_party, parties
+    from ..bundle import EDGE, open_parties
 
-    opened = [open_party(folder) for folder in parties(bundle)]
+    opened = open_parties(bundle)
+    here = [party.manifest.party for party in opened]
+    asked = opened[0].manifest.servers if here[0] == EDGE else ()
+    absent = [] if opened[0].path == bundle else [party for party in (EDGE, *asked) if party not in here]
+    if absent:
+        typer.echo(f"edgesdk: warning: {bundle}: not a whole bundle, without {', '.join(absent)}", err=True)
     if as_json:
         content = {party.manifest.party: party.manifest for party in opened}
         typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())

@@ -157,6 +157,22 @@ def test_the_wrong_folder_says_which_is_right(bundle, tmp_path):
         parties(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected", "words"),
+    [
+        ("", "server", r"a whole bundle.*; did you mean \S*/server0 or \S*/server1 or"),
+        ("", "edge", r"a whole bundle.*; did you mean \S*/edge\?$"),
+        ("edge", "server", r"folder of edge; .*; did you mean \S*/server0 or"),
+        ("server1", "edge", r"folder of server1; .*; did you mean \S*/edge\?$"),
+        ("edge/manifest.json", "server", "is a file; expected .* such as BUNDLE/server0"),
+        ("server7", "server", "no such folder; expected .* such as BUNDLE/server0"),
+    ],
+)
+def test_what_was_meant_is_of_the_party_that_is_needed(shares_bundle, given, expected, words):
+    with pytest.raises(BundleError, match=words):
+        open_party(shares_bundle / given, expected)
+
+
 def test_parties_come_edge_first(bundle):
     assert [p.name for p in parties(bundle)] == ["edge", "server0"]
     assert parties(bundle / "server0") == [bundle / "server0"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -197,8 +198,6 @@ def test_bad_input_ends_with_one_and_one_line(bundle, photo, tmp_path, case):
 
 @pytest.mark.parametrize("command", ["inspect", "profile", "run", "measure", "serve", "build"])
 def test_every_command_that_opens_a_bundle_refuses_a_flipped_byte(bundle, photo, tmp_path, command):
-    import shutil
-
     party = "server0" if command == "serve" else "edge"
     folder = shutil.copytree(bundle / party, tmp_path / party)
     model = folder / ("tail.onnx" if command == "serve" else "encoder.onnx")
@@ -233,6 +232,26 @@ def test_inspect_shows_every_party(bundle):
         assert words in text
     content = json.loads(edgesdk("inspect", bundle, "--json").stdout)
     assert list(content) == ["edge", "server0"]
+
+
+def test_inspect_refuses_folders_of_several_exports_and_names_what_is_not_there(shares_bundle, other_bundle, tmp_path):
+    part = tmp_path / "b"
+    shutil.copytree(shares_bundle, part)
+    shutil.rmtree(part / "server1")
+    done = edgesdk_here("inspect", part, "--json")
+    assert (done.returncode, done.stderr) == (0, f"edgesdk: warning: {part}: not a whole bundle, without server1\n")
+    assert list(json.loads(done.stdout)) == ["edge", "server0", "server2", "server3"]
+    for alone in (part / "edge", part / "server0"):
+        done = edgesdk_here("inspect", alone)
+        assert (done.returncode, done.stderr) == (0, "")
+    shutil.copytree(part / "server0", part / "server1")
+    assert_one_line_error(edgesdk_here("inspect", part), "server1: holds server0")
+    shutil.rmtree(part / "server1")
+    shutil.copytree(other_bundle / "server0", part / "server1")
+    assert_one_line_error(edgesdk_here("inspect", part), "server1: of bundle", "have to be of one export")
+    shutil.rmtree(part / "server1")
+    shutil.rmtree(part / "edge")
+    assert edgesdk_here("inspect", part).stderr.endswith("not a whole bundle, without edge\n")
 
 
 def test_profile_reports_cost_latency_and_the_undefended_beside_it(bundle, tmp_path):
