@@ -18,7 +18,7 @@ from .bundle import EDGE, Manifest, Part, open_party
 from .client import RemoteTiming
 from .collusion import Endpoint, Origins, resolve
 from .credentials import NO_CREDENTIALS, Credentials
-from .errors import CollusionError, ConfigError, RemoteError, TensorError
+from .errors import BackendError, CollusionError, ConfigError, RemoteError, TensorError
 from .noise import draw_noise
 from .remote import RemotePart
 from .tensors import Array, TensorSpec, check_feeds
@@ -65,7 +65,8 @@ class EdgeRuntime:
 
     Args:
         path: ``BUNDLE/edge``.
-        servers: one address per server of the bundle, in the order of its parties; none for encoding alone.
+        servers: one address per server of the bundle, in the order of its parties; a text is the address of the only
+            one; none for encoding alone.
         execution: how the parts that run here are run.
         timeout_s: for one call of a server, retries included; servers are called at once.
         on_missing: where a server gives no right answer, ``fail``, or ``degrade`` to an answer without it; such a
@@ -83,7 +84,7 @@ class EdgeRuntime:
     def __init__(
         self,
         path: Path | str,
-        servers: Sequence[str] = (),
+        servers: str | Sequence[str] = (),
         *,
         execution: Execution = DEFAULT_EXECUTION,
         timeout_s: float = 10.0,
@@ -91,6 +92,7 @@ class EdgeRuntime:
         allow_colocated: bool = False,
         credentials: Sequence[Credentials] = (),
     ) -> None:
+        servers = (servers,) if isinstance(servers, str) else servers
         bundle = open_party(Path(path), EDGE)
         self.manifest: Manifest = bundle.manifest
         parts = self.manifest.parts
@@ -152,7 +154,9 @@ class EdgeRuntime:
 
         Raises:
             TensorError: the images are not that.
+            BackendError: the runtime was closed.
         """
+        self._check_open()
         feeds = {self.image_spec.name: images}
         feeds |= draw_noise([spec for spec in self._encoder.inputs if spec.source == "normal"], len(images))
         check_feeds(self._encoder.inputs, feeds)
@@ -169,7 +173,9 @@ class EdgeRuntime:
             CollusionError: two of the addresses are one server.
             RemoteError: a server is not the one this bundle belongs to, could not be reached, or failed; with
                 ``degrade``, no server is left.
+            BackendError: the runtime was closed.
         """
+        self._check_open()
         if not self._remotes:
             raise RemoteError("no server address was given; pass servers=[…]")
         with self._turn, self._spans.span("predict", {"images": len(images)}):
@@ -215,6 +221,10 @@ class EdgeRuntime:
         for remote in self._remotes.values():
             remote.close()
         self._backends.clear()
+
+    def _check_open(self) -> None:
+        if not self._backends:
+            raise BackendError(f"this runtime of {self.manifest.bundle_id[:12]} was closed; open another")
 
     def __enter__(self) -> EdgeRuntime:
         return self

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from edge_sdk import EdgeRuntime
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, Cost, Manifest, Part, open_party, write_bundle
-from edge_sdk.errors import BundleError, RemoteError, TensorError
+from edge_sdk.errors import BackendError, BundleError, RemoteError, TensorError
 from edge_sdk.tensors import TensorSpec
 
 from ..conftest import serving
@@ -116,6 +116,24 @@ def test_the_number_of_servers_must_fit(bundle):
         EdgeRuntime(bundle / "edge", ["http://a:1", "http://b:1"])
     with EdgeRuntime(bundle / "edge") as runtime, pytest.raises(RemoteError, match="no server address"):
         runtime.predict(IMAGES)
+
+
+def test_one_address_needs_no_list(bundle, shares_bundle, server):
+    with EdgeRuntime(bundle / "edge", server) as runtime:
+        assert runtime.predict(IMAGES).logits.shape == (3, 10)
+    with pytest.raises(RemoteError, match=r"has 4 server\(s\), got 1 address"):
+        EdgeRuntime(shares_bundle / "edge", server)
+    with pytest.raises(RemoteError, match="'' is not a server address"):
+        EdgeRuntime(bundle / "edge", "")
+
+
+def test_a_closed_runtime_says_so(bundle, server):
+    runtime = EdgeRuntime(bundle / "edge", [server])
+    for _ in range(2):
+        runtime.close()
+    for use in (runtime.encode, runtime.predict):
+        with pytest.raises(BackendError, match="was closed; open another"):
+            use(IMAGES)
 
 
 def test_a_server_folder_is_no_edge(bundle):
