@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import time
 from collections.abc import Iterator, Mapping
+from http.client import RemoteDisconnected
 from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -28,6 +30,9 @@ MAX_ANSWER_BYTES = 64 * 2**20
 
 MOST_VERSIONS = 16
 """Of a model that are asked whose they are."""
+
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL, by its version, says of an answer in the clear."""
 
 VERSION = re.compile("[1-9][0-9]{0,17}")
 
@@ -268,7 +273,8 @@ class Client:
                 break
             time.sleep(pause)
         if answer is None:
-            raise RemoteError(f"{self.url}: no connection in {attempt} tries ({problem}); is the server running?")
+            told = str(problem) or type(problem).__name__
+            raise RemoteError(f"{self.url}: no connection in {attempt} tries ({told}); {_advice(problem)}")
         if answer.status == 504:
             raise RemoteTimeout(f"{self.url}: {path} answered 504: {_reason(answer)}")
         if answer.status != 200:
@@ -277,7 +283,7 @@ class Client:
 
     def _try_once(
         self, method: str, path: str, headers: dict[str, str] | None, body: bytes | None
-    ) -> tuple[str, _Answer | None]:
+    ) -> tuple[BaseException | None, _Answer | None]:
         """The answer, or why there was no connection."""
         try:
             request = self._prepare(method, path, headers, body)
@@ -291,11 +297,11 @@ class Client:
             if isinstance(cause, TimeoutError) or isinstance(error, requests.Timeout):
                 raise RemoteTimeout(f"{self.url}: no whole answer to {path} within {self.timeout_s:g} s") from error
             if isinstance(error, requests.ConnectionError | urllib3.exceptions.ProtocolError):
-                return str(cause) or type(cause).__name__, None
+                return cause, None
             raise RemoteError(f"{self.url}: {path}: {error}") from error
         if len(content) > MAX_ANSWER_BYTES:
             raise RemoteError(f"{self.url}: the answer to {path} has more than {MAX_ANSWER_BYTES} bytes")
-        return "", _Answer(response.headers, content, response.status_code, response.reason)
+        return None, _Answer(response.headers, content, response.status_code, response.reason)
 
     def _has_new_token(self) -> bool:
         """Whether the file holds another token than the one sent, which is sent from now on."""
@@ -339,6 +345,17 @@ def _reason(answer: _Answer) -> str:
         return str(json.loads(answer.content)["error"])[:500]
     except (ValueError, KeyError, TypeError, RecursionError):
         return answer.reason or "no reason given"
+
+
+def _advice(problem: BaseException | None) -> str:
+    """What to look at where there was no connection."""
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return "is it the right server? A private authority is named by ca_file (--ca-file)"
+    if isinstance(problem, ssl.SSLError) and problem.reason in NO_TLS:
+        return "it answers without TLS: is its address http://…?"
+    if isinstance(problem, RemoteDisconnected):
+        return "is the server running? One with TLS has an https:// address"
+    return "is the server running?"
 
 
 def _milliseconds(microseconds: oip.Scalar | None) -> float | None:

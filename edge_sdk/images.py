@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
 
@@ -47,7 +47,9 @@ def decode_image(source: Path | IO[bytes], name: str = "") -> Image.Image:
                 upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
             return upright.convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
-        raise DataError(f"{name or source}: not an image that Pillow can read ({error})") from error
+        # Of an open file Pillow would show the object.
+        why = "no format that it knows" if name and isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{name or source}: not an image that Pillow can read ({why})") from error
 
 
 @cache

@@ -45,6 +45,8 @@ def profile(
 
         list_devices()
         return
+    if compare and len(paths or ()) < 2:
+        raise typer.BadParameter("--compare needs two reports or more, as --json wrote them", param_hint="PATHS")
     if not paths or (len(paths) > 1 and not compare):
         raise typer.BadParameter("one BUNDLE/edge is needed", param_hint="PATHS")
     if device is None and power_mode:

@@ -153,6 +153,8 @@ def load_report(path: Path) -> ProfileReport:
     Raises:
         DataError: there is none in this file.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; expected a report of edgesdk profile --json")
     try:
         return msgspec.json.decode(path.read_bytes(), type=ProfileReport)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -91,11 +91,15 @@ def _decoded(sources: list[str]) -> Iterator[tuple[str, Image]]:
     import io
     import sys
 
+    from ..errors import DataError
     from ..images import decode_image, find_images
 
     for source in sources:
         if source == "-":
-            yield "-", decode_image(io.BytesIO(sys.stdin.buffer.read()), "standard input")
+            content = sys.stdin.buffer.read()
+            if not content:
+                raise DataError("standard input: not an image, it is empty; send one image, as in  run … - < photo.jpg")
+            yield "-", decode_image(io.BytesIO(content), "standard input")
             continue
         for found in find_images([Path(source)]):
             # A name that is no UTF-8 can be opened, not printed.

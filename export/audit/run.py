@@ -96,7 +96,10 @@ def adversaries(num_servers: int, collude: int | None) -> list[Adversary]:
     """
     together = _most_allowed(num_servers) if collude is None else collude
     if not 1 <= together <= num_servers:
-        raise ConfigError(f"1 to {num_servers} servers can collude, got {together}")
+        raise ConfigError(
+            f"{together} servers cannot collude: this model has {num_servers}"
+            + ("; leave --collude out" if num_servers == 1 else f", so --collude is 1 to {num_servers}")
+        )
     return [each for each in _every_set(num_servers) if len(each.servers) in (1, together, num_servers)]
 
 

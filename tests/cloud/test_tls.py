@@ -146,6 +146,16 @@ def test_a_server_that_is_not_the_right_one_gets_nothing(bundle, pki, name, ca, 
         client.infer("tail", FEATURES)
 
 
+def test_the_other_scheme_is_advised(mutual, server):
+    for url, words in (
+        (server.replace("http:", "https:"), "answers without TLS: is its address http"),
+        (mutual.replace("https:", "http:"), "One with TLS has an https:// address"),
+        (mutual, r"certificate verify failed.*; is it the right server\? A private authority is named by ca_file"),
+    ):
+        with Client(url, retries=0) as client, pytest.raises(RemoteError, match=words):
+            client.metadata("tail")
+
+
 def test_old_tls_is_not_spoken(mutual):
     host, port = mutual.removeprefix("https://").split(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

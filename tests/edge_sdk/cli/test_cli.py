@@ -212,6 +212,12 @@ def test_every_command_that_opens_a_bundle_refuses_a_flipped_byte(bundle, photo,
     assert_one_line_error(edgesdk(command, folder, *more), f"{model.name} was altered or truncated")
 
 
+def test_what_comes_by_standard_input_is_named_by_it(bundle):
+    done = edgesdk("run", bundle / "edge", "-", "--server", NOWHERE, stdin=b"no image")
+    assert_one_line_error(done, "standard input: not an image that Pillow can read (no format that it knows)")
+    assert_one_line_error(edgesdk_here("run", bundle / "edge", "-", "--server", NOWHERE), "it is empty; send one image")
+
+
 def test_run_prints_labels_and_probabilities(bundle, server, photo, image_folder):
     done = edgesdk("run", bundle / "edge", "--server", server, photo, "-", stdin=photo.read_bytes())
     assert done.returncode == 0, done.stderr

@@ -173,7 +173,16 @@ def test_reports_are_compared_with_the_first(bundle, tmp_path):
         ["--compare"],
         ["a", "--html", "x", "--compare"],
         ["a", "--compare", "--json", "x"],
+        ["a", "b", "--compare", "--json", "x"],
+        ["a", "b", "--html", "x", "--compare"],
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(arguments):
     assert edgesdk_here("profile", *arguments).returncode == 2
+
+
+def test_a_comparison_is_of_two_reports(bundle):
+    for paths in ([], ["a.json"]):
+        done = edgesdk_here("profile", "--compare", *paths)
+        assert (done.returncode, "--compare needs two reports" in done.stderr) == (2, True)
+    assert_one_line_error(edgesdk_here("profile", "--compare", bundle / "edge", "b"), "is a folder; expected a report")
