@@ -96,12 +96,26 @@ def calibrated_sigma(
     pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float() / 255
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     prior, chosen = Prior.of(pixels[order[:num_prior]]), pixels[order[:num_images]]
+    _check_reachable(prior, chosen[0].numel(), fsinfo_target, psnr_ceiling)
     sigmas = []
     for k in range(len(model.tails)):
         steps = track(chosen, len(chosen), f"Jacobians of share {k}")
         spectra = [spectrum(lambda x, k=k: (model.shares(x)[k],), image, prior) for image in steps]  # type: ignore[misc]
         sigmas.append(_solve(spectra, fsinfo_target, psnr_ceiling))
     return tuple(sigmas)
+
+
+def _check_reachable(prior: Prior, num_pixels: int, fsinfo_target: float | None, psnr_ceiling: float | None) -> None:
+    """Before the Jacobians, which take minutes: less than features of which nothing is left no noise can give."""
+    information, _, ceiling = fsinfo([Spectrum(torch.zeros(0), torch.zeros(0), prior, num_pixels)], 1.0)
+    least, target, unit = (
+        (information.value, fsinfo_target, "nats a dimension")
+        if psnr_ceiling is None
+        else (ceiling.value, psnr_ceiling, "dB")
+    )
+    assert target is not None
+    if not least < target < math.inf:
+        raise ConfigError(f"no noise gives {target:g} {unit} here: the images' own statistics give {least:.3f} already")
 
 
 def _solve(spectra: list[Spectrum], fsinfo_target: float | None, psnr_ceiling: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,8 +46,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ConfigError("batch_size must be at least 2: batch normalisation needs more than one image")
         check_image_size(self.image_size)
@@ -120,10 +121,19 @@ def recipe_config(
     Raises:
         ConfigError: no such recipe, defense or setting, or a value out of its range.
     """
-    if recipe not in RECIPES:
-        raise ConfigError(f"no recipe {recipe!r}; available: {', '.join(sorted(RECIPES))}")
-    config = RECIPES[recipe](defense, model_config(defense, **settings))
-    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    config = recipe_of(recipe, defense, model_config(defense, **settings), changes)
     if hasattr(config.model, "image_size"):  # of a model with something for each feature
         config = replace(config, model=replace(config.model, image_size=config.image_size))
     return config
+
+
+def recipe_of(recipe: str, defense: str, model: ModelConfig, changes: dict[str, object | None]) -> TrainConfig:
+    """A recipe's configuration for a model, with these fields instead of the recipe's.
+
+    Raises:
+        ConfigError: no such recipe, or a value out of its range.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"no recipe {recipe!r}; available: {', '.join(sorted(RECIPES))}")
+    config = RECIPES[recipe](defense, model)
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})

@@ -59,7 +59,7 @@ def train(
         from export.base_model import start_from
         from export.checkpoint import build_defense
         from export.data import load_splits
-        from export.recipes import recipe_config
+        from export.recipes import recipe_config, recipe_of
         from export.train import check_out, choose_device
         from export.train import train as run_training
         from export.zoo import named_checkpoint
@@ -95,6 +95,7 @@ def train(
                 f"--image-size {image_size}: the base is of {source.image_size}x{source.image_size} images"
             )
         changes["image_size"] = source.image_size
+        recipe_of(recipe, defense, source.config, changes)
     size = config.image_size if source is None else source.image_size
     if teaching is not None and teaching.image_size != size:
         raise ConfigError(f"the teacher takes images of {teaching.image_size}x{teaching.image_size}, not {size}x{size}")

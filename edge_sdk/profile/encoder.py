@@ -12,6 +12,7 @@ import msgspec
 
 from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
 from ..bundle import EDGE, Cost, Part, PartyBundle, Precision, open_party
+from ..engine.process import available_memory
 from ..errors import DeviceError
 from ..noise import draw_noise
 from ..tensors import Array, TensorSpec
@@ -31,6 +32,9 @@ CHECK_ROUNDS = 50
 
 GPU_RUNS = 200
 """Runs that are timed step by step on the GPU, after those whose latency is reported."""
+
+BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+"""Of a number in a layer."""
 
 IDLE_S, ENERGY_S = 2.0, 5.0
 """How long rails are read with nothing running, and with a part running."""
@@ -183,11 +187,13 @@ def profile_edge(
         BundleError: the folder is not a whole, unaltered edge party.
         BackendError: a part cannot be loaded or run.
         TensorError: the bundle has another fixed batch size.
+        DeviceError: less memory is free than the batch takes.
     """
     bundle = open_party(path, EDGE)
     manifest = bundle.manifest
     own = [part for part in manifest.parts if part.placement == EDGE]
     parts = [*own, *([manifest.reference] if manifest.reference else [])]
+    _check_memory(parts, batch, execution)
     execution = execution._replace(max_batch=batch)
     loaded = [_load(part, bundle, execution, batch) for part in parts]
     warmed = _warm_up(loaded, warmup, 0.0 if execution.backend == "onnxruntime" else LEAST_WARM_UP_S)
@@ -222,6 +228,21 @@ def profile_edge(
         accelerator=Accelerator.of(execution),
         wire_dtype=own[0].outputs[0].dtype,
     )
+
+
+def _check_memory(parts: Sequence[Part], batch: int, execution: Execution) -> None:
+    """By the inputs, the outputs and, on a CPU, each part's largest layer: the kernel would kill for more."""
+    free = available_memory()
+    needed = sum(spec.bytes_per_sample for part in parts for spec in (*part.inputs, *part.outputs)) * batch
+    if execution.backend == "onnxruntime":
+        size = BYTES[execution.precision]
+        layers = [part.cost.layers for part in parts if part.cost]
+        needed += sum(size * max((each.elements(batch) for each in layer), default=0) for layer in layers)
+    if free is not None and needed > free:
+        raise DeviceError(
+            f"a batch of {batch} takes {needed >> 20:,} MiB of memory at least, {free >> 20:,} MiB are free; choose a "
+            "smaller --batch"
+        )
 
 
 def _load(part: Part, bundle: PartyBundle, execution: Execution, batch: int) -> _Loaded:

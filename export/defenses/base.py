@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,7 +23,8 @@ class ModelConfig:
     """What all defenses share: the backbone, the number of classes, and the normalisation of the input per channel.
 
     Raises:
-        ConfigError: unknown backbone, fewer than two classes, or a standard deviation that is not positive.
+        ConfigError: unknown backbone, fewer than two classes, a standard deviation that is not positive, or any number
+            that is not finite, of a subclass's too.
     """
 
     backbone: str = "cnn"
@@ -31,6 +33,11 @@ class ModelConfig:
     std: tuple[float, float, float] = CIFAR10_STD
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for each in value if isinstance(value, tuple) else (value,):
+                if isinstance(each, float) and not math.isfinite(each):
+                    raise ConfigError(f"{field.name} must be finite, got {each}")
         if self.backbone not in BACKBONES:
             raise ConfigError(f"no backbone {self.backbone!r}; available: {', '.join(sorted(BACKBONES))}")
         if self.num_classes < 2:

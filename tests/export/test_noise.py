@@ -112,6 +112,17 @@ def test_targets_that_no_noise_meets_are_refused(asked, words):
         calibrated_sigma(SplitModel(Linear(5, 12), [torch.nn.Identity()]), _pixels(), **asked)
 
 
+@pytest.mark.parametrize("name", ["psnr_ceiling", "fsinfo_target"])
+@pytest.mark.parametrize("value", [-5.0, math.nan, math.inf])
+def test_what_no_features_give_either_is_refused_before_the_jacobians(name, value):
+    class Untouched(torch.nn.Module):
+        def forward(self, x):
+            raise AssertionError
+
+    with pytest.raises(ConfigError, match="here: the images' own statistics give"):
+        calibrated_sigma(SplitModel(Untouched(), [torch.nn.Identity()]), _pixels(), **{name: value})
+
+
 def test_the_prior_is_of_as_many_images_as_are_asked_for():
     """A covariance of fewer images has a smaller determinant; an audit's is of the auxiliary images."""
     model, images = SplitModel(Linear(5, 12), [torch.nn.Identity()]), _pixels()

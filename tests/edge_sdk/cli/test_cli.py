@@ -175,6 +175,19 @@ def _cases(bundle, photo, tmp):
             "auto, cpu or cuda",
         ),
         "train at a wrong rate": ([*train, "--defense", "none", "--lr", "-1"], "learning_rate must be positive"),
+        **{
+            f"train at a rate of {rate}": ([*train, "--defense", "none", "--lr", rate], f"finite, got {rate}")
+            for rate in ("nan", "inf")
+        },
+        "guard at a wrong rate": (
+            [*train, "--defense", "fsinfoguard", "--base", "none", "--psnr-ceiling", "18", "--lr", "nan"],
+            "learning_rate must be positive",
+        ),
+        "train with a weight that is none": (
+            [*train, "--defense", "privdfs", "--adversarial", "nan"],
+            "adversarial must be finite, got nan",
+        ),
+        "profile a batch beyond the memory": (["profile", edge, "--batch", "1000000000"], "choose a smaller --batch"),
         "train a funnel of no design": ([*train, "--defense", "siftfunnel", "--backbone", "vit"], "no encoder for vit"),
         "train too many servers": ([*train, "--defense", "privdfs", "--set", "num_servers=9"], "must be 2 to 8"),
         "train too dense": ([*train, "--defense", "privdfs", "--set", "density=0.5"], "at most 1/4"),
