@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edge_sdk.errors import ConfigError, DataError
 
-from .calibrate import guarded
+from .calibrate import check_target, guarded
 from .checkpoint import Checkpoint, build_defense
 from .data import Splits
 from .defenses import defense_class, model_config
@@ -48,6 +48,7 @@ def start_from(
         DataError: ``splits`` are other parts than those of the base's training.
         ConfigError: a target without noise to calibrate, noise without one, or weights that do not fit.
     """
+    check_noise(defense, fsinfo_target, psnr_ceiling)
     if splits.record() != base.data:
         raise DataError(f"{splits.name}: not the parts that the base was trained on; its training images would leak")
     cls = defense_class(defense)
@@ -56,11 +57,21 @@ def start_from(
             base, splits, fsinfo_target=fsinfo_target, psnr_ceiling=psnr_ceiling, num_images=num_images, seed=seed
         )
         return {**settings, **found}, initial
-    if fsinfo_target is not None or psnr_ceiling is not None:
-        raise ConfigError(f"--fsinfo-target and --psnr-ceiling calibrate noise; {defense} has none that is calibrated")
     common = {name: value for name, value in asdict(base.config).items() if name in cls.Config.__dataclass_fields__}
     chosen = {**common, **settings}
     return chosen, _weights(base, defense, chosen)
+
+
+def check_noise(defense: str, fsinfo_target: float | None, psnr_ceiling: float | None) -> None:
+    """Refuse targets that cannot be calibrated to, before the images are read.
+
+    Raises:
+        ConfigError: a target without noise to calibrate, noise without one, or one that no noise can meet.
+    """
+    if defense_class(defense).calibrated:
+        check_target(fsinfo_target, psnr_ceiling)
+    elif fsinfo_target is not None or psnr_ceiling is not None:
+        raise ConfigError(f"--fsinfo-target and --psnr-ceiling calibrate noise; {defense} has none that is calibrated")
 
 
 def _weights(base: Checkpoint, defense: str, settings: dict[str, object]) -> dict[str, Tensor]:

@@ -25,6 +25,8 @@ from .defenses.fsinfoguard import guarded_weights
 from .shipped import keyed_modules
 
 LOW, HIGH = 1e-6, 1e6  # of sigma, in units of the features
+LOWEST_CEILING = 10 * math.log10(4)
+"""dB, of the variance that pixels in [0, 1] have at most."""
 
 
 def guarded(
@@ -67,6 +69,23 @@ def guarded(
     return settings, guarded_weights(base.weights, sigma)
 
 
+def check_target(fsinfo_target: float | None, psnr_ceiling: float | None) -> None:
+    """Refuse what no images allow, before there are any.
+
+    Raises:
+        ConfigError: not exactly one target, or one that no noise can meet.
+    """
+    if (fsinfo_target is None) == (psnr_ceiling is None):
+        raise ConfigError("give one of --fsinfo-target and --psnr-ceiling")
+    if fsinfo_target is not None and not math.isfinite(fsinfo_target):
+        raise ConfigError(f"no noise gives {fsinfo_target:g} nats a dimension here; expected a finite number")
+    if psnr_ceiling is not None and not LOWEST_CEILING < psnr_ceiling < math.inf:
+        raise ConfigError(
+            f"no noise gives {psnr_ceiling:g} dB here: who knows nothing but the mean image has {LOWEST_CEILING:.2f} "
+            "dB at least"
+        )
+
+
 def calibrated_sigma(
     model: SplitModel,
     images: Images,
@@ -91,8 +110,7 @@ def calibrated_sigma(
     Raises:
         ConfigError: not exactly one target, or one that no noise can meet.
     """
-    if (fsinfo_target is None) == (psnr_ceiling is None):
-        raise ConfigError("give one of --fsinfo-target and --psnr-ceiling")
+    check_target(fsinfo_target, psnr_ceiling)
     pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float() / 255
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     prior, chosen = Prior.of(pixels[order[:num_prior]]), pixels[order[:num_images]]
@@ -114,7 +132,7 @@ def _check_reachable(prior: Prior, num_pixels: int, fsinfo_target: float | None,
         else (ceiling.value, psnr_ceiling, "dB")
     )
     assert target is not None
-    if not least < target < math.inf:
+    if not least < target:
         raise ConfigError(f"no noise gives {target:g} {unit} here: the images' own statistics give {least:.3f} already")
 
 

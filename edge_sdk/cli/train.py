@@ -56,7 +56,7 @@ def train(
     with needs_extra("export", "edgesdk train"):
         import torch
 
-        from export.base_model import start_from
+        from export.base_model import check_noise, start_from
         from export.checkpoint import build_defense
         from export.data import load_splits
         from export.recipes import recipe_config, recipe_of
@@ -96,6 +96,7 @@ def train(
             )
         changes["image_size"] = source.image_size
         recipe_of(recipe, defense, source.config, changes)
+        check_noise(defense, fsinfo_target, psnr_ceiling)
     size = config.image_size if source is None else source.image_size
     if teaching is not None and teaching.image_size != size:
         raise ConfigError(f"the teacher takes images of {teaching.image_size}x{teaching.image_size}, not {size}x{size}")

@@ -112,14 +112,17 @@ def test_targets_that_no_noise_meets_are_refused(asked, words):
         calibrated_sigma(SplitModel(Linear(5, 12), [torch.nn.Identity()]), _pixels(), **asked)
 
 
-@pytest.mark.parametrize("name", ["psnr_ceiling", "fsinfo_target"])
-@pytest.mark.parametrize("value", [-5.0, math.nan, math.inf])
-def test_what_no_features_give_either_is_refused_before_the_jacobians(name, value):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("psnr_ceiling", -5.0), ("psnr_ceiling", 7.0), ("psnr_ceiling", math.nan), ("psnr_ceiling", math.inf),
+     ("fsinfo_target", -5.0), ("fsinfo_target", math.nan), ("fsinfo_target", math.inf)],
+)  # fmt: skip
+def test_what_no_noise_can_give_is_refused_before_the_jacobians(name, value):
     class Untouched(torch.nn.Module):
         def forward(self, x):
             raise AssertionError
 
-    with pytest.raises(ConfigError, match="here: the images' own statistics give"):
+    with pytest.raises(ConfigError, match="no noise gives"):
         calibrated_sigma(SplitModel(Untouched(), [torch.nn.Identity()]), _pixels(), **{name: value})
 
 

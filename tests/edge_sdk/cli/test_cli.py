@@ -183,6 +183,18 @@ def _cases(bundle, photo, tmp):
             [*train, "--defense", "fsinfoguard", "--base", "none", "--psnr-ceiling", "18", "--lr", "nan"],
             "learning_rate must be positive",
         ),
+        "guard to an impossible ceiling": (
+            [*train, "--defense", "fsinfoguard", "--base", "none", "--psnr-ceiling", "-5"],
+            "no noise gives -5 dB",
+        ),
+        "guard to two targets": (
+            [*train, "--defense", "fsinfoguard", "--base", "none", "--psnr-ceiling", "18", "--fsinfo-target", "1"],
+            "give one of",
+        ),
+        "guard what draws no noise": (
+            [*train, "--defense", "nopeek", "--base", "none", "--psnr-ceiling", "18"],
+            "nopeek has none that is calibrated",
+        ),
         "train with a weight that is none": (
             [*train, "--defense", "privdfs", "--adversarial", "nan"],
             "adversarial must be finite, got nan",
