@@ -7,7 +7,6 @@ them. A server's manifest holds its own part alone. Nobody else reads or writes 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from .errors import BundleError, TensorError
-from .files import folder_aside
+from .files import blocking, folder_aside
 from .layout import EDGE, MANIFEST_FILE, did_you_mean, parties, why_no_party
 from .tensors import TensorSpec
 
@@ -291,8 +290,7 @@ def check_target(path: Path) -> None:
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise BundleError(f"{path}: exists already; choose another --out, or remove it first")
-    above = next(folder for folder in path.resolve().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    if above := blocking(path.resolve().parent):
         raise BundleError(f"{path}: cannot be made, {above} is not a folder that can be written to")
 
 

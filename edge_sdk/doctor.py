@@ -20,7 +20,7 @@ from .engine.gpu import Gpu, cuda
 from .engine.library import LibraryName, load_library
 from .engine.process import available_memory
 from .errors import BackendError, EdgeSDKError, MissingExtra
-from .files import cache_folder
+from .files import blocking, cache_folder
 from .profile.machine import processor_name
 from .sysfs import read_text
 
@@ -208,8 +208,7 @@ def _memory() -> Iterator[Check]:
 
 def _cache() -> Iterator[Check]:
     folder = cache_folder()
-    above = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # False for one that is not ours
-    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+    if blocking(folder) is None:
         yield Check("cache", "ok", str(folder))
     else:
         advice = "set EDGESDK_CACHE to a folder that can be written to"

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edge_sdk.errors import ConfigError, DataError, DeviceError
-from edge_sdk.files import write_aside
+from edge_sdk.files import blocking, write_aside
 from edge_sdk.profile.machine import processor_name
 from edge_sdk.progress import track
 
@@ -132,10 +132,12 @@ def check_out(out: Path, resume: bool) -> None:
     """Refuse to train over another run.
 
     Raises:
-        DataError: ``out`` holds a training run and ``resume`` is not asked for, or a model alone, or is no folder.
+        DataError: ``out`` holds a training run without ``resume``, or a model alone, or cannot be a folder.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out needs a folder")
+    if at := blocking(out):
+        raise DataError(f"{out}: cannot hold a training, {at} is not a folder that can be written to")
     if (out / STATE_FILE).exists() and not resume:
         raise DataError(f"{out}: holds a training run already; add --resume to continue it, or choose another --out")
     if (out / MODEL_FILE).exists() and not (out / STATE_FILE).exists():

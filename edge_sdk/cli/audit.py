@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..errors import needs_extra
+from ..errors import DataError, needs_extra
 from .export import LowPrecision, WireDtype
 
 if TYPE_CHECKING:
@@ -39,9 +39,12 @@ def audit(
     What is attacked is the exported encoder, in the precision and wire dtype given. Writes audit.json and audit.html;
     --attack or --metric alone leaves the other kind out.
     """
+    from ..files import blocking
     from ..page import check_installed
 
     check_installed()
+    if at := blocking(out):
+        raise DataError(f"{out}: cannot hold the report, {at} is not a folder that can be written to")
     with needs_extra("audit", "edgesdk audit"):
         import diffusers  # noqa: F401  found missing now, not after the attacks before
         import skimage  # noqa: F401

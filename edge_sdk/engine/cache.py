@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from ..errors import DataError
-from ..files import cache_folder, write_aside
+from ..files import blocking, cache_folder, write_aside
 from .build import EngineLayer, EngineOptions
 from .gpu import Gpu
 from .library import LibraryName
@@ -97,12 +96,11 @@ def cached_engine(
     asked = options.workspace_bytes
     if not anew and kept is not None and asked in (None, kept.record.options.workspace_bytes):
         return kept
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_keep(folder, error) from error
-    if not os.access(folder, os.W_OK | os.X_OK):  # before minutes of building
-        raise DataError(f"{folder}: engines cannot be kept there; choose another --out, or set EDGESDK_CACHE")
+    if above := blocking(folder):  # before minutes of building
+        raise DataError(
+            f"{folder}: engines cannot be kept there, {above} is not a folder that can be written to; choose another "
+            "--out, or set EDGESDK_CACHE"
+        )
     built = build_apart(onnx, options, library, shared_memory=gpu is not None and gpu.integrated)
     record = EngineRecord(
         sha256=hashlib.sha256(built.content).hexdigest(),
@@ -114,15 +112,12 @@ def cached_engine(
         layers=built.layers,
     )
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         write_aside(path, built.content)
         write_aside(note, msgspec.json.format(msgspec.json.encode(record), indent=1))
     except OSError as error:
-        raise _cannot_keep(folder, error) from error
+        raise DataError(f"{folder}: the engine cannot be kept there ({error.strerror})") from error
     return CachedEngine(built.content, record, path, False)
-
-
-def _cannot_keep(folder: Path, error: OSError) -> DataError:
-    return DataError(f"{folder}: the engine cannot be kept there ({error.strerror})")
 
 
 def _kept(path: Path, note: Path) -> CachedEngine | None:

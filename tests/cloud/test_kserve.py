@@ -128,3 +128,6 @@ def test_a_file_is_not_written_over(bundle, tmp_path):
     assert yaml.safe_load(out.read_text())["kind"] == "InferenceService"
     assert_one_line_error(edgesdk_here("kserve", bundle / "server0", *TRITON, "--out", out), "exists already")
     assert_one_line_error(edgesdk_here("kserve", bundle / "edge", *TRITON), "folder of edge")
+    nowhere = tmp_path / "no" / "service.yaml"
+    done = edgesdk_here("kserve", bundle / "server0", *TRITON, "--out", nowhere)
+    assert_one_line_error(done, f"edgesdk: {nowhere}: No such file or directory")

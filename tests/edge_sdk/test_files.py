@@ -17,6 +17,14 @@ def test_a_full_disk_names_what_could_not_be_written_and_leaves_nothing(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("context", "name"), [(aside, "no/x"), (aside, "x" * 250), (folder_aside, "x" * 250)])
+def test_an_error_names_what_was_to_be_written_and_not_its_stand_in(tmp_path, context, name):
+    with pytest.raises(OSError, match=f"{name}'$") as caught, context(tmp_path / name) as other:
+        other.write_bytes(b"")
+    assert caught.value.filename == str(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_write_that_fails_keeps_what_was_there(tmp_path):
     write_aside(tmp_path / "file", b"old")
     with pytest.raises(TypeError), aside(tmp_path / "file") as partial:

@@ -174,6 +174,11 @@ def _cases(bundle, photo, tmp):
             ["audit", "none", "--data", tmp / "empty", "--out", tmp / "r", "--device", "tpu"],
             "auto, cpu or cuda",
         ),
+        "audit into a file": (["audit", "none", "--data", tmp / "empty", "--out", text], "notes.txt: cannot hold the"),
+        "train below a file": (
+            ["train", "--defense", "none", "--data", tmp / "empty", "--out", text / "run"],
+            "notes.txt is not a folder that can be written to",
+        ),
         "train at a wrong rate": ([*train, "--defense", "none", "--lr", "-1"], "learning_rate must be positive"),
         **{
             f"train at a rate of {rate}": ([*train, "--defense", "none", "--lr", rate], f"finite, got {rate}")

@@ -5,7 +5,7 @@ from edge_sdk.bundle import open_party
 from edge_sdk.engine.build import EngineOptions
 from edge_sdk.engine.cache import cached_engine, engine_key
 from edge_sdk.engine.gpu import Gpu
-from edge_sdk.errors import DataError
+from edge_sdk.errors import DataError, EdgeSDKError
 
 ORIN = Gpu(name="Orin", compute_capability="8.7", num_sms=8, integrated=True)
 KEY = {"onnx": b"model", "options": EngineOptions(), "library": "tensorrt", "version": "10.3.0.30", "gpu": ORIN}
@@ -56,6 +56,12 @@ def test_an_engine_is_built_once(rtx, bundle, tmp_path):
 
 def test_an_engine_that_was_built_with_less_memory_is_the_same_engine():
     assert engine_key(**{**KEY, "options": EngineOptions(workspace_bytes=1 << 20)}) == engine_key(**KEY)
+
+
+def test_a_build_that_fails_leaves_no_folder(rtx, tmp_path):
+    with pytest.raises(EdgeSDKError):
+        cached_engine("x", b"none", EngineOptions(), "tensorrt_rtx", rtx.version, None, tmp_path / "engines")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(rtx, bundle, tmp_path):
