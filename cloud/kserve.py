@@ -5,11 +5,13 @@ Source: KServe's v1beta1 API and its Triton runtime (docs: model serving runtime
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from edge_sdk.bundle import PartyBundle
+from edge_sdk.errors import ConfigError
 
 __all__ = ["KServeOptions", "Runtime", "inference_service", "to_yaml"]
 
@@ -29,6 +31,12 @@ WRITABLE = {"tmp": "/tmp", "cache": CACHE}  # noqa: S108  (a volume of the pod's
 """Volumes of each pod, gone with it: engines are built by way of the one and kept in the other."""
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
+LABEL = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""A name of Kubernetes: a label of DNS, RFC 1123."""
+
+URI = re.compile(r"[a-z][a-z0-9+.-]*://\S*\w\S*", re.IGNORECASE)
 
 
 class KServeOptions(NamedTuple):
@@ -62,9 +70,14 @@ def inference_service(bundle: PartyBundle, options: KServeOptions) -> dict[str, 
 
     Pods of other parties of the same bundle are kept off the node, in whichever namespace they are: the shares of an
     image must not meet on one machine. Different clusters under different owners are better.
+
+    Raises:
+        ConfigError: a name, the storage's address or the image that Kubernetes or KServe would refuse.
     """
     manifest = bundle.manifest
     part, party, identity = manifest.parts[0], manifest.party, manifest.bundle_id[:16]
+    name, namespace = f"{part.name}-{identity[:8]}", options.namespace or f"edgesdk-{party}"
+    _check(name, namespace, options)
     resources = {"limits": {"nvidia.com/gpu": str(options.gpus)}} if options.gpus else {}
     labels = {"edgesdk/bundle": identity, "edgesdk/party": party}
     predictor: dict[str, Any] = {
@@ -90,14 +103,31 @@ def inference_service(bundle: PartyBundle, options: KServeOptions) -> dict[str, 
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {
-            "name": f"{part.name}-{identity[:8]}",
-            "namespace": options.namespace or f"edgesdk-{party}",
+            "name": name,
+            "namespace": namespace,
             "labels": labels,
             # Knative's webhook refuses affinity unless a feature flag of the cluster allows it.
             "annotations": {"serving.kserve.io/deploymentMode": "RawDeployment"},
         },
         "spec": {"predictor": predictor},
     }
+
+
+def _check(name: str, namespace: str, options: KServeOptions) -> None:
+    for what, value in (("the service's name", name), ("namespace", namespace)):
+        if not LABEL.fullmatch(value):
+            raise ConfigError(
+                f"{what} {value!r}: Kubernetes takes small letters, digits and '-', 63 at most, the first and the last "
+                "no '-'"
+            )
+    if not name[0].isalpha():
+        raise ConfigError(f"the service's name {name!r}: KServe takes one that begins with a letter")
+    if not URI.fullmatch(options.storage_uri):
+        raise ConfigError(
+            f"storage URI {options.storage_uri!r}: expected one such as s3://BUCKET/PATH or pvc://CLAIM/PATH"
+        )
+    if options.image is not None and not re.fullmatch(r"\S+", options.image):
+        raise ConfigError(f"image {options.image!r}: expected one such as REGISTRY/NAME:TAG")
 
 
 def to_yaml(manifest: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from edge_sdk.backends import DEFAULT_EXECUTION, Execution
 from edge_sdk.bundle import PartyBundle, open_party
+from edge_sdk.errors import ConfigError
 
 from .app import DEFAULT_MAX_BODY, Application
 from .batcher import Batching
@@ -64,10 +65,16 @@ class Settings(NamedTuple):
 
         Raises:
             BundleError: a folder is damaged, or not a server's.
-            ConfigError: there is no such repository.
+            ConfigError: there is no such repository, or it is empty and nothing may be loaded later.
         """
         if self.model_repository is not None:
-            return self.folder(self.model_repository).all_bundles()
+            found = self.folder(self.model_repository).all_bundles()
+            if not found and not self.allow_load:
+                raise ConfigError(
+                    f"{self.model_repository}: holds no model; expected NAME/VERSION/ with a server's folder of a "
+                    "bundle each, or --allow-load to load some later"
+                )
+            return found
         return numbered(open_party(folder, "server") for folder in self.folders)
 
     def check(self) -> list[str]:
@@ -100,7 +107,7 @@ class Service:
     Raises:
         BundleError, BackendError, DeviceError, MissingExtra: a model cannot be served.
         CollusionError: two of the folders are parts of one bundle.
-        ConfigError: there is no such repository or token file.
+        ConfigError: there is no such repository or token file, or nothing to serve.
     """
 
     def __init__(self, settings: Settings) -> None:

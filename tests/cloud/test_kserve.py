@@ -1,6 +1,10 @@
 """Manifests for KServe: their shape, and that the parts of a bundle are kept apart."""
 
 import pytest
+from msgspec.structs import replace
+
+from edge_sdk.bundle import open_party
+from edge_sdk.errors import ConfigError
 
 from ..conftest import assert_one_line_error, edgesdk_here
 
@@ -120,6 +124,33 @@ def test_no_two_parties_share_a_node(shares_bundle):
 )
 def test_wrong_usage(bundle, options):
     assert edgesdk_here("kserve", bundle / "server0", *options).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--storage-uri", "models/server0"), "storage URI 'models/server0': expected one such as s3://"),
+        (("--storage-uri", "s3://"), "storage URI 's3://'"),
+        (("--storage-uri", "s3://bucket/a b"), "storage URI"),
+        ((*TRITON, "--namespace", "Clinic_1"), "namespace 'Clinic_1': Kubernetes takes small letters"),
+        ((*TRITON, "--namespace", "-a"), "namespace '-a'"),
+        ((*TRITON, "--namespace", "a" * 64), "63 at most"),
+        ((*OURS, "--image", ""), "image ''"),
+    ],
+)
+def test_what_kubernetes_would_refuse_is_refused(bundle, options, words):
+    assert_one_line_error(edgesdk_here("kserve", bundle / "server0", *options), words)
+
+
+def test_a_part_whose_name_is_none_of_kubernetes_is_refused(bundle):
+    from cloud.kserve import KServeOptions, inference_service
+
+    server = open_party(bundle / "server0")
+    for name in ("Tail", "3tail", "t" * 60):
+        part = replace(server.manifest.parts[0], name=name)
+        other = replace(server, manifest=replace(server.manifest, parts=(part,)))
+        with pytest.raises(ConfigError, match="the service's name"):
+            inference_service(other, KServeOptions("triton", "s3://bucket/repo"))
 
 
 def test_a_file_is_not_written_over(bundle, tmp_path):

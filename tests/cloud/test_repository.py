@@ -327,5 +327,14 @@ def test_wrong_usage(bundle, arguments, words):
     assert words in " ".join(done.stderr.replace("│", " ").split())
 
 
+def test_an_empty_repository_is_served_only_where_models_may_come(bundle, tmp_path):
+    for folder in (tmp_path, bundle):
+        assert_one_line_error(edgesdk_here("serve", "--model-repository", folder), f"{folder}: holds no model")
+    with serving(None, "--model-repository", str(tmp_path), "--allow-load") as (url, _):
+        assert requests.post(f"{url}/v2/repository/index").json() == []
+        shutil.copytree(bundle / "server0", tmp_path / "tail" / "1")
+        assert requests.post(f"{url}/v2/repository/models/tail/load").status_code == 200
+
+
 def test_no_such_repository(tmp_path):
     assert_one_line_error(edgesdk_here("serve", "--model-repository", tmp_path / "no"), "no such folder")
