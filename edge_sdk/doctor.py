@@ -146,7 +146,7 @@ def _gpu() -> Iterator[Check]:
     if pycuda.state == "ok":
         yield _tried("GPU", _describe_gpu)
     else:
-        yield Check("GPU", "missing", "not looked at", "make pycuda work first: it is what tells")
+        yield Check("GPU", "missing", "not looked at", "it is looked at by pycuda: see the line above")
 
 
 def _describe_cuda() -> str:

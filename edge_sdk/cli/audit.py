@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from ..errors import DataError, needs_extra
 from .export import LowPrecision, WireDtype
+from .train import TorchDevice
 
 if TYPE_CHECKING:
     from export.audit.results import AuditReport
@@ -19,18 +20,22 @@ def audit(
     data: str = typer.Option(..., help="The images that it was trained on, as for train."),
     out: Path = typer.Option(..., help="Folder of the report; an audit that was stopped there goes on."),
     backbone: str = typer.Option("cnn", help="Of a shipped model."),
-    attack: list[str] = typer.Option([], help="Only these; an unknown one lists those there are. May be repeated."),
-    metric: list[str] = typer.Option([], help="Only these; an unknown one lists those there are. May be repeated."),
+    attack: list[str] = typer.Option([], help="Only blind, inversion, likelihood or diffusion; may be repeated."),
+    metric: list[str] = typer.Option([], help="Only fsinfo, mine, dcor, entropy or effective; may be repeated."),
     collude: int | None = typer.Option(None, min=1, help="Servers that pool what they see; default: fewer than half."),
-    budget: str = typer.Option("small", help="The attackers' means: small (two CPU cores) or full (a GPU, a night)."),
+    budget: Literal["small", "full"] = typer.Option(
+        "small", help="The attackers' means: for two CPU cores, or for a GPU and a night."
+    ),
     n: int | None = typer.Option(None, "--n", min=2, help="Test images to attack at most; default: the budget's."),
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
-    precision: LowPrecision | None = typer.Option(None, help="Of the encoder, as exported; default: float32."),
+    precision: LowPrecision | None = typer.Option(
+        None, help="Attack the encoder as it is exported in it; default: float32."
+    ),
     against: list[Path] = typer.Option(
         [], help="audit.json of another model to compare with; may be repeated. [default: the shipped models']"
     ),
     seed: int = typer.Option(0, min=0, max=2**31, help="Of everything drawn."),
-    device: str = typer.Option("auto", help="Where attackers compute: auto, cpu or cuda."),
+    device: TorchDevice = typer.Option("auto", help="Where attackers compute; auto takes a GPU that is there."),
     threads: int | None = typer.Option(None, min=1, max=1024, help="CPU threads of torch."),
     as_json: bool = typer.Option(False, "--json", help="The report as JSON."),
 ) -> None:

@@ -26,14 +26,23 @@ BackendOption = Annotated[
         "itself, for which engines are built on first use. Where it cannot run, nothing else does instead."
     ),
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="That the bundle was exported in.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(help="Which of the exported graphs to run: fp32 is always there, the others where export wrote them."),
+]
 OtlpEndpoint = Annotated[
     str | None, typer.Option(help="Send OpenTelemetry traces there, by OTLP over HTTP: http://HOST:4318.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads for one operator; default: all cores.")]
-BatchWindow = Annotated[float, typer.Option(min=0, help="That an idle model waits for more requests to join.")]
+BatchWindow = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Milliseconds that an idle model waits for more requests, to run them as one batch; 0: none."
+    ),
+]
 MaxWaiting = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")]
 MaxWait = Annotated[
-    float | None, typer.Option(min=1, help="That a request may wait to be begun; longer: 504. [default: no limit]")
+    float | None,
+    typer.Option(min=1, help="Milliseconds that a request may wait to be begun; longer: 504. [default: no limit]"),
 ]
 MaxBatch = Annotated[int, typer.Option(min=1, help="Most rows that run together.")]

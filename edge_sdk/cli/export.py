@@ -36,8 +36,10 @@ class WireDtype(str, Enum):
 
 
 def export(
-    defense: str = typer.Option(..., help="Its name; an unknown one lists those that are shipped."),
-    backbone: str = typer.Option("cnn", help="Network that is cut."),
+    defense: str = typer.Option(
+        ..., help="none, siftfunnel or privdfs, which are shipped; with --checkpoint, that of the training."
+    ),
+    backbone: str = typer.Option("cnn", help="Network that is cut; cnn is shipped."),
     checkpoint: Path | None = typer.Option(None, help="model.safetensors of a training; default: the shipped model."),
     out: Path | None = typer.Option(None, help="Folder of the bundle, not there yet. [default: DEFENSE-BACKBONE]"),
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16; default: the one of the training."),
@@ -45,7 +47,7 @@ def export(
     wire_dtype: WireDtype = typer.Option(WireDtype.FLOAT32, help="What the features travel as."),
     precision: list[LowPrecision] = typer.Option(
         [],
-        help="Write the graphs in it too; may be repeated. int8 is calibrated on --data's training images.",
+        help="Write the graphs in it too, beside float32; may be repeated. int8 is calibrated on images of --data.",
     ),
     key_file: Path | None = typer.Option(None, help="A user's secret, 16 bytes or more, for a model trained for keys."),
     max_psnr: float | None = typer.Option(None, help="Refuse where an attack of the audit rebuilt images better, dB."),

@@ -20,7 +20,8 @@ def profile(
     until_stable: bool = typer.Option(False, "--until-stable", help="Stop once the medians are known to 2 %."),
     backend: BackendOption = "onnxruntime",
     precision: Precision | None = typer.Option(
-        None, help="That the bundle was exported in [default: fp32]; of --device's engine [default: every one]."
+        None,
+        help="Which of the exported graphs to run [default: fp32]; with --device, that of the engine [default: each].",
     ),
     threads: Threads = None,
     layers: bool = typer.Option(True, help="Print the layers that hold FLOPs."),

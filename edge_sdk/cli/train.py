@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
 from ..errors import ConfigError, needs_extra
+
+TorchDevice = Literal["auto", "cpu", "cuda"]
 
 DISTILLATION = 0.75
 """Of the targets, where a teacher is given and no share."""
 
 
 def train(
-    defense: str = typer.Option(..., help="Its name; an unknown one lists those there are."),
+    defense: str = typer.Option(
+        ..., help="none, siftfunnel, privdfs, gaussian, dropout, nopeek, or fsinfoguard with --base."
+    ),
     data: str = typer.Option(..., help="cifar10, cifar100, an archive of them, or a folder with train/CLASS/*."),
     out: Path = typer.Option(..., help="Folder for state, metrics and the trained model."),
-    backbone: str = typer.Option("cnn", help="Network that is cut; an unknown one lists those there are."),
-    recipe: str = typer.Option("zoo", help="A training schedule; an unknown one lists those there are."),
+    backbone: str = typer.Option("cnn", help="Network that is cut: cnn, resnet18, vgg16 or vit."),
+    recipe: str = typer.Option("zoo", help="A training schedule: zoo, the shipped models', or siftfunnel-paper."),
     split: int | None = typer.Option(
         None, min=1, help="Backbone blocks on the device, for defenses that can be cut anywhere."
     ),
     adversarial: float | None = typer.Option(
-        None, help="Weight against decoders of what one server sees, for defenses with shares."
+        None, help="privdfs: weight of training against decoders that rebuild images from one share. [default: 0, none]"
     ),
     base: str | None = typer.Option(
         None, help="model.safetensors, or the name of a shipped defense, whose weights to start from."
@@ -41,10 +45,12 @@ def train(
     batch_size: int | None = typer.Option(None, min=2, help="Instead of the recipe's."),
     lr: float | None = typer.Option(None, help="Highest learning rate, instead of the recipe's."),
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16, instead of the recipe's."),
-    precision: str | None = typer.Option(None, help="float32 or bfloat16 (mixed), instead of the recipe's."),
+    precision: Literal["float32", "bfloat16"] | None = typer.Option(
+        None, help="What to compute in, bfloat16 mixed with float32; instead of the recipe's."
+    ),
     seed: int = typer.Option(0, min=0, max=2**31, help="Of the weights, the order and the augmentation."),
     split_seed: int = typer.Option(0, min=0, help="Of the train, validation and auxiliary parts."),
-    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    device: TorchDevice = typer.Option("auto", help="Where to compute; auto takes a GPU that is there."),
     threads: int | None = typer.Option(None, min=1, max=1024, help="CPU threads of torch."),
     resume: bool = typer.Option(False, help="Continue the run that is in --out."),
 ) -> None:
@@ -80,9 +86,11 @@ def train(
         "seed": seed,
     }
     if base is None and (fsinfo_target is not None or psnr_ceiling is not None):
-        raise ConfigError("--fsinfo-target and --psnr-ceiling are for noise on a trained model: give it to --base")
+        raise typer.BadParameter(
+            "--fsinfo-target and --psnr-ceiling are for noise on a trained model: give it to --base"
+        )
     if teacher is None and distillation:
-        raise ConfigError(f"--distillation {distillation:g} is of a teacher's answers: give --teacher")
+        raise typer.BadParameter(f"--distillation {distillation:g} is of a teacher's answers: give --teacher")
     source = None if base is None else named_checkpoint(base, backbone)
     teaching = None if teacher is None else named_checkpoint(teacher, backbone)
     if source is None:  # checked once before the images are read, and again with their number of classes
@@ -125,13 +133,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """Name and value of ``NAME=VALUE``, the value as JSON or else as it stands.
 
     Raises:
-        ConfigError: it has no name or no value.
+        typer.BadParameter: it has no name or no value.
     """
     import json
 
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise ConfigError(f"--set {text!r}: expected NAME=VALUE")
+        raise typer.BadParameter(f"--set {text!r}: expected NAME=VALUE")
     try:
         return name, json.loads(value)
     except ValueError:

@@ -63,8 +63,9 @@ def cuda() -> Any:
                 "CUDA's compiler in reach"
             ) from error
         raise MissingExtra(
-            "TensorRT engines need pycuda, which is not installed: pip install pycuda, with CUDA's compiler in reach "
-            "(on a Jetson: CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH pip install pycuda)"
+            "pycuda is not installed; only --backend tensorrt and engines for this machine's GPU need it. It is "
+            "compiled, with CUDA's nvcc in PATH: pip install pycuda (on a Jetson: CUDA_ROOT=/usr/local/cuda "
+            "PATH=/usr/local/cuda/bin:$PATH pip install pycuda)"
         ) from error
     except ImportError as error:
         raise DeviceError(f"pycuda cannot load CUDA's driver, is there an NVIDIA GPU? {error}") from error
