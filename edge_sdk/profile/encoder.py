@@ -231,13 +231,12 @@ def profile_edge(
 
 
 def _check_memory(parts: Sequence[Part], batch: int, execution: Execution) -> None:
-    """By the inputs, the outputs and, on a CPU, each part's largest layer: the kernel would kill for more."""
+    """By all inputs and, on a CPU, the largest layer that cannot work in place: the kernel would kill for more."""
     free = available_memory()
-    needed = sum(spec.bytes_per_sample for part in parts for spec in (*part.inputs, *part.outputs)) * batch
+    needed = sum(spec.bytes_per_sample for part in parts for spec in part.inputs) * batch
     if execution.backend == "onnxruntime":
-        size = BYTES[execution.precision]
-        layers = [part.cost.layers for part in parts if part.cost]
-        needed += sum(size * max((each.elements(batch) for each in layer), default=0) for layer in layers)
+        layers = [layer for part in parts if part.cost for layer in part.cost.layers if layer.flops]
+        needed += BYTES[execution.precision] * max((layer.elements(batch) for layer in layers), default=0)
     if free is not None and needed > free:
         raise DeviceError(
             f"a batch of {batch} takes {needed >> 20:,} MiB of memory at least, {free >> 20:,} MiB are free; choose a "
