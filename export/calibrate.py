@@ -124,7 +124,7 @@ def calibrated_sigma(
 
 
 def _check_reachable(prior: Prior, num_pixels: int, fsinfo_target: float | None, psnr_ceiling: float | None) -> None:
-    """Before the Jacobians, which take minutes: less than features of which nothing is left no noise can give."""
+    """Before the Jacobians, which take minutes: no noise leaves less than the prior alone tells."""
     information, _, ceiling = fsinfo([Spectrum(torch.zeros(0), torch.zeros(0), prior, num_pixels)], 1.0)
     least, target, unit = (
         (information.value, fsinfo_target, "nats a dimension")
