@@ -69,7 +69,10 @@ def train(
         from export.train import check_out, choose_device
         from export.train import train as run_training
         from export.zoo import named_checkpoint
-    settings = dict(parse_setting(text) for text in setting)
+    try:
+        settings = dict(parse_setting(text) for text in setting)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
     if split is not None:
         settings["split"] = split
     if adversarial is not None:
@@ -133,13 +136,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """Name and value of ``NAME=VALUE``, the value as JSON or else as it stands.
 
     Raises:
-        typer.BadParameter: it has no name or no value.
+        ConfigError: it has no name or no value.
     """
     import json
 
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise typer.BadParameter(f"--set {text!r}: expected NAME=VALUE")
+        raise ConfigError(f"--set {text!r}: expected NAME=VALUE")
     try:
         return name, json.loads(value)
     except ValueError:
