@@ -61,6 +61,8 @@ def tensorrt_provider(part: Part, onnx: bytes, execution: Execution) -> Provider
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(folder),
     }
+    if part.runs_in(execution.precision) == "fp16":
+        options["trt_fp16_enable"] = "1"
     if part.runs_in(execution.precision) == "int8":  # the graph's own quantisation steps say which layers
         options["trt_int8_enable"] = "1"
     if batch_is_fixed(part.inputs):

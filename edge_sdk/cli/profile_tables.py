@@ -117,8 +117,11 @@ def _print_layers(report: ProfileReport) -> None:
     part = report.encoder
     rows = [row for row in layer_rows(part, report.batch, report.precision) if row.flops or (part.gpu and row.ms)]
     total = part.cost.flops * report.batch
+    title = "encoder, the engine's layers" if part.gpu else "encoder, layers with FLOPs"
+    if part.layer_ms and not part.gpu:
+        title += "; ms without fusing layers"
     print_table(
-        "encoder, the engine's layers" if part.gpu else "encoder, layers with FLOPs; ms without fusing layers",
+        title,
         ["layer", "operator", "output", "MFLOP", "share", "parameters", "bytes", "ms"],
         [
             [
@@ -126,7 +129,7 @@ def _print_layers(report: ProfileReport) -> None:
                 row.op,
                 row.output,
                 f"{row.flops / 1e6:.4f}",
-                f"{row.flops / total:.1%}",
+                f"{row.flops / total:.1%}" if total else "",
                 f"{row.num_params:,}",
                 f"{row.bytes:,}",
                 "" if row.ms is None else f"{row.ms:.3f}",
@@ -156,7 +159,10 @@ def load_report(path: Path) -> ProfileReport:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; expected a report of edgesdk profile --json")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ProfileReport)
+        report = msgspec.json.decode(path.read_bytes(), type=ProfileReport)
+        if not report.encoder.latency.p50_ms > 0:
+            raise msgspec.ValidationError(f"a median of {report.encoder.latency.p50_ms} ms")
+        return report
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no report of edgesdk profile --json ({error})") from error
 

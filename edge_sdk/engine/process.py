@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import signal
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..apart import run_apart
 from ..errors import BackendError, ConfigError, DeviceError, EdgeSDKError, MissingExtra
 from ..files import write_aside
 from .build import OUT_OF_MEMORY, EngineLayer, EngineOptions, build_engine
@@ -26,15 +26,6 @@ WEIGHT_COPIES = 4
 FAILED = 3
 """Exit status of a child that left word of what was wrong; Python itself ends with 1 or 2."""
 
-
-_CHILD = f"""
-import sys
-sys.path[:] = sys.argv[2:]
-from pathlib import Path
-from {__name__} import _main
-sys.exit(_main(Path(sys.argv[1])))
-"""
-"""With the path of this process: the current folder is on the path of ``-m``, whoever can write there."""
 
 _DIE_WITH_PARENT = 1
 """Linux's PR_SET_PDEATHSIG."""
@@ -82,12 +73,8 @@ def build_apart(
     options = _within_memory(onnx, options, shared_memory)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
-        done = subprocess.run(  # noqa: S603  (our own module)
-            [sys.executable, "-c", _CHILD, str(answer), *sys.path],
-            input=msgspec.msgpack.encode(_Request(library, options, onnx)),
-            capture_output=True,
-            check=False,
-        )
+        request = msgspec.msgpack.encode(_Request(library, options, onnx))
+        done = run_apart(f"{__name__}:{_main.__name__}", str(answer), content=request)
         if done.returncode == 0:
             return msgspec.msgpack.decode(answer.read_bytes(), type=BuiltEngine)
         if done.returncode == FAILED:
@@ -158,7 +145,8 @@ def _died(status: int, text: str) -> EdgeSDKError:
     return BackendError(f"the process that builds engines failed with status {status}: {''.join(last)}")
 
 
-def _main(answer: Path) -> int:
+def _main(path: str) -> int:
+    answer = Path(path)
     with suppress(AttributeError, OSError):  # a build takes minutes, and the GPU: it must not outlive who waits for it
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)

@@ -16,8 +16,8 @@ def caveats(report: ProfileReport) -> list[str]:
     lines = []
     if unsteady:
         lines.append(
-            f"the timings of {', '.join(unsteady)} vary by more than {UNSTEADY:.1%} (std / mean); lock the clocks, end "
-            "what else runs, or use --until-stable"
+            f"the timings of {', '.join(unsteady)} vary by more than {UNSTEADY:.1%} (std / mean); lock the clocks, or "
+            "end what else runs"
         )
     lowered = [*over_current(report.begin, report.end), *held_back(report.begin, report.during)]
     if report.during.alarms:
@@ -26,4 +26,7 @@ def caveats(report: ProfileReport) -> list[str]:
     for name, part in parts:
         for line in held_back(report.begin, part.energy.during) if part.energy else []:
             lines.append(f"while the energy of {name} was measured, {line}")
+        if part.energy and part.energy.during.alarms:
+            rails = ", ".join(part.energy.during.alarms)
+            lines.append(f"while the energy of {name} was measured, over current on {rails} lowered the clocks")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from .sampler import Sampler
 __all__ = ["Conditions", "ConditionsSampler", "Extremes", "held_back", "over_current"]
 
 INTERVAL_S = 0.2
+SLOWS = re.compile("cpu|gpu|processor|throttle", re.IGNORECASE)
+"""In the names of cooling devices: ``cpufreq-cpu0``, ``17000000.gpu``, ``Processor``, ``gpu-throttle-alert``."""
 LEAST = 0.98
 """Of the lowest clock allowed: a PC measures its clock, and may find one just below."""
 
@@ -69,6 +72,7 @@ class Extremes(msgspec.Struct, frozen=True):
         lowest_cpu_mhz: of the first CPU.
         highest_c: by thermal zone.
         alarms: rails whose current was over its limit at any time.
+        cooling: what the kernel slowed down for heat at any time, by the names of its cooling devices.
     """
 
     num_samples: int
@@ -76,6 +80,7 @@ class Extremes(msgspec.Struct, frozen=True):
     lowest_cpu_mhz: int | None
     highest_c: dict[str, float]
     alarms: list[str]
+    cooling: list[str] = []
 
 
 def over_current(begin: Conditions, end: Conditions) -> list[str]:
@@ -89,8 +94,12 @@ def over_current(begin: Conditions, end: Conditions) -> list[str]:
 
 
 def held_back(begin: Conditions, during: Extremes) -> list[str]:
-    """Whether the machine lowered its clocks below what it was allowed when the runs began, a line for each clock."""
-    lines = []
+    """Whether the machine slowed itself down, a line for each sign of it.
+
+    A clock below the lowest allowed when the runs began tells where that is locked; a cooling device at work tells
+    where the clock may vary.
+    """
+    lines = [f"heat held the machine back during the runs: {name} was slowed down" for name in during.cooling]
     for name, allowed, lowest in (
         ("GPU", begin.gpu_mhz, during.lowest_gpu_mhz),
         ("CPU", begin.cpu_mhz, during.lowest_cpu_mhz),
@@ -103,8 +112,8 @@ def held_back(begin: Conditions, during: Extremes) -> list[str]:
     return lines
 
 
-Seen = tuple[int | None, int | None, dict[str, float], list[str]]
-"""MHz of GPU and CPU, temperatures and alarms, as ``Conditions`` has them."""
+Seen = tuple[int | None, int | None, dict[str, float], list[str], list[str]]
+"""MHz of GPU and CPU, temperatures and alarms, as ``Conditions`` has them, and cooling devices at work."""
 
 
 class ConditionsSampler(Sampler[Seen]):
@@ -120,7 +129,7 @@ class ConditionsSampler(Sampler[Seen]):
 
     def extremes(self) -> Extremes:
         """Over the body, which has ended."""
-        gpus, cpus, zones, alarms = zip(*self.samples, strict=True)
+        gpus, cpus, zones, alarms, cooling = zip(*self.samples, strict=True)
         names = dict.fromkeys(name for each in zones for name in each)
         return Extremes(
             num_samples=len(gpus),
@@ -128,12 +137,13 @@ class ConditionsSampler(Sampler[Seen]):
             lowest_cpu_mhz=min((each for each in cpus if each is not None), default=None),
             highest_c={name: max(each[name] for each in zones if name in each) for name in names},
             alarms=sorted({name for each in alarms for name in each}),
+            cooling=sorted({name for each in cooling for name in each}),
         )
 
     def _look(self) -> Seen:
         gpu, cpu = gpu_clock(self._sysfs), _cpu_mhz(self._sysfs)
         now = (gpu.now if gpu else None, cpu[0] if cpu else None)
-        return (*now, _temperatures(self._sysfs), _alarms(self._sysfs))
+        return (*now, _temperatures(self._sysfs), _alarms(self._sysfs), _cooling(self._sysfs))
 
 
 def _cpu_mhz(sysfs: Path) -> tuple[int, int, int] | None:
@@ -166,6 +176,13 @@ def _temperatures(sysfs: Path) -> dict[str, float]:
         if name and millidegrees is not None and millidegrees > -100_000 and not name.startswith("PMIC"):
             temperatures[name] = millidegrees / 1000
     return temperatures
+
+
+def _cooling(sysfs: Path) -> list[str]:
+    """Cooling devices at work that slow a processor down; fans and backlights are none."""
+    folders = sorted((sysfs / "class" / "thermal").glob("cooling_device*"))
+    at_work = [read_text(folder / "type") for folder in folders if (read_number(folder / "cur_state") or 0) > 0]
+    return [name for name in at_work if SLOWS.search(name)]
 
 
 def _alarms(sysfs: Path) -> list[str]:

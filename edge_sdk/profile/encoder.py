@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,9 @@ import msgspec
 from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
 from ..bundle import EDGE, Cost, Part, PartyBundle, Precision, open_party
 from ..engine.process import available_memory
-from ..errors import DeviceError
+from ..errors import BackendError, DeviceError, TensorError
 from ..noise import draw_noise
-from ..tensors import Array, TensorSpec
+from ..tensors import Array, TensorSpec, batch_is_fixed
 from .conditions import Conditions, ConditionsSampler, Extremes
 from .feeds import random_feeds
 from .layers import layer_times
@@ -38,6 +39,9 @@ BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 IDLE_S, ENERGY_S = 2.0, 5.0
 """How long rails are read with nothing running, and with a part running."""
+
+SETTLE_S, RISE_S = 2.0, 0.5
+"""How long nothing runs, and a part does, before that: clocks fall and rise, and monitors give means of what was."""
 
 
 class PartEnergy(msgspec.Struct, frozen=True):
@@ -80,11 +84,13 @@ class PartProfile(msgspec.Struct, frozen=True):
             drawing of a defense's noise included.
         samples_ms: the same, run by run.
         throughput: images a second, one run after the other.
-        layer_ms: by layer: on a CPU of a run that fuses none, by the ONNX node's name; on a GPU of the engine's own.
+        layer_ms: by layer: on a CPU of a run that fuses none, by the ONNX node's name, in float32 alone, because
+            without fusing nothing runs in a lower precision; on a GPU of the engine's own.
         gpu: times of a run's steps, by trtexec's names; empty on a CPU.
         peak_memory_bytes: that loading and running add to a process, None where the system does not tell; on a GPU
             what they take of its free memory, in which whatever else runs on it counts.
         energy: None where the machine has no power monitor.
+        kept_in_fp32: nodes that an int8 export left in float32.
     """
 
     name: str
@@ -100,6 +106,7 @@ class PartProfile(msgspec.Struct, frozen=True):
     gpu: dict[str, LatencyStats]
     peak_memory_bytes: int | None
     energy: PartEnergy | None
+    kept_in_fp32: list[str] = []
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -119,8 +126,9 @@ class ProfileReport(msgspec.Struct, frozen=True):
     """Everything measured here; ``undefended`` and ``ratio`` are None for the undefended baseline itself.
 
     ``after`` are the device's parts that follow the servers' answers. ``wire_bytes_by_server`` is for one image;
-    ``accelerator`` is None on a CPU; ``begin`` and ``end`` are the conditions before the first timed run and after the
-    last, ``during`` the worst between. ``wire_dtype`` is what features travel in, the undefended ones' too.
+    ``accelerator`` is None on a CPU; ``begin`` and ``end`` are the conditions before the first timed run and after all
+    else that was measured, ``during`` the worst in the timed runs. ``wire_dtype`` is what features travel in, the
+    undefended ones' too.
     """
 
     bundle_id: str
@@ -176,7 +184,7 @@ def profile_edge(
 
     Args:
         path: ``BUNDLE/edge``.
-        batch: images a run.
+        batch: images a run; 1 where the bundle was exported for that.
         runs: timed runs of each part.
         warmup: runs before that, not counted; on a GPU half a second's at least.
         until_stable: stop before ``runs`` once every part's median is known to 2 % either way, with 95 % confidence.
@@ -195,18 +203,23 @@ def profile_edge(
     parts = [*own, *([manifest.reference] if manifest.reference else [])]
     _check_memory(parts, batch, execution)
     execution = execution._replace(max_batch=batch)
-    loaded = [_load(part, bundle, execution, batch) for part in parts]
-    warmed = _warm_up(loaded, warmup, 0.0 if execution.backend == "onnxruntime" else LEAST_WARM_UP_S)
-    begin = Conditions.now()
-    with ConditionsSampler() as sampler:
-        _time_in_turns(loaded, runs, until_stable, progress)
-    end = Conditions.now()
-    energies = _energies(loaded)
+    for part in parts:
+        if batch_is_fixed(part.inputs) and batch != 1:  # before an engine is built for it
+            raise TensorError(f"{path}: exported for batches of 1, not {batch}; export with --batch dynamic")
+    with ExitStack() as opened:
+        loaded = [_load(part, bundle, execution, batch, opened) for part in parts]
+        warmed = _warm_up(loaded, warmup, 0.0 if execution.backend == "onnxruntime" else LEAST_WARM_UP_S)
+        begin = Conditions.now()
+        with ConditionsSampler() as sampler:
+            _time_in_turns(loaded, runs, until_stable, progress)
+        # Before the energy: as warm as in the turns.
+        told = [_library_times(each, batch, bundle, execution) for each in loaded]
+        energies = _energies(loaded)
+        end = Conditions.now()
     profiles = [
-        _profile(each, warmed, batch, bundle, execution, energy) for each, energy in zip(loaded, energies, strict=True)
+        _profile(each, warmed, batch, bundle, execution, times, energy)
+        for each, times, energy in zip(loaded, told, energies, strict=True)
     ]
-    for each in loaded:
-        each.backend.close()
     undefended = profiles[-1] if manifest.reference else None
     return ProfileReport(
         bundle_id=manifest.bundle_id,
@@ -244,10 +257,11 @@ def _check_memory(parts: Sequence[Part], batch: int, execution: Execution) -> No
         )
 
 
-def _load(part: Part, bundle: PartyBundle, execution: Execution, batch: int) -> _Loaded:
+def _load(part: Part, bundle: PartyBundle, execution: Execution, batch: int, opened: ExitStack) -> _Loaded:
     begin = time.perf_counter()
     backend = open_backend(part, bundle, execution)
     there = time.perf_counter()
+    opened.callback(backend.close)
     feeds = random_feeds(backend.inputs, batch)
     noises = [spec for spec in part.inputs if spec.source == "normal"]
     return _Loaded(part, backend, feeds, noises, (there - begin) * 1e3, run_ms(backend, feeds, noises), [])
@@ -297,6 +311,7 @@ def _energies(loaded: Sequence[_Loaded]) -> list[PartEnergy | None]:
         with power_source() as source:
             if source is None:
                 return [None] * len(loaded)
+            time.sleep(SETTLE_S)
             with PowerSampler(source) as sampler:
                 time.sleep(IDLE_S)
             idle = sampler.energy()
@@ -307,7 +322,9 @@ def _energies(loaded: Sequence[_Loaded]) -> list[PartEnergy | None]:
 
 
 def _energy(loaded: _Loaded, source: PowerSource, idle: Energy) -> PartEnergy:
-    runs = 0
+    runs, warm = 0, time.monotonic() + RISE_S
+    while time.monotonic() < warm:
+        loaded.run_ms()
     with ConditionsSampler() as watched, PowerSampler(source) as sampler:
         begin = time.monotonic()
         while time.monotonic() - begin < ENERGY_S:
@@ -327,13 +344,23 @@ def _energy(loaded: _Loaded, source: PowerSource, idle: Energy) -> PartEnergy:
     )
 
 
+_Times = tuple[dict[str, float], dict[str, LatencyStats], int | None]
+"""By layer; on the GPU by step; and peak memory."""
+
+
 def _profile(
-    loaded: _Loaded, num_warmup: int, batch: int, bundle: PartyBundle, execution: Execution, energy: PartEnergy | None
+    loaded: _Loaded,
+    num_warmup: int,
+    batch: int,
+    bundle: PartyBundle,
+    execution: Execution,
+    times: _Times,
+    energy: PartEnergy | None,
 ) -> PartProfile:
     part, samples = loaded.part, loaded.samples
     if part.cost is None:
         raise AssertionError(f"part {part.name} has a file and no cost")  # export writes both
-    layer_ms, gpu, memory = _library_times(loaded, batch, bundle, execution)
+    layer_ms, gpu, memory = times
     return PartProfile(
         name=part.name,
         cost=part.cost,
@@ -348,17 +375,23 @@ def _profile(
         gpu=gpu,
         peak_memory_bytes=memory,
         energy=energy,
+        kept_in_fp32=_kept_in_fp32(bundle, part, execution.precision),
     )
 
 
-def _library_times(
-    loaded: _Loaded, batch: int, bundle: PartyBundle, execution: Execution
-) -> tuple[dict[str, float], dict[str, LatencyStats], int | None]:
-    """What the library that runs a part can tell: times by layer, times on the GPU, and peak memory."""
+def _kept_in_fp32(bundle: PartyBundle, part: Part, precision: Precision) -> list[str]:
+    kept = bundle.manifest.provenance.get("parity", {}).get(precision, {}).get("kept_in_fp32", [])
+    return [name.removeprefix(f"{part.name}/") for name in kept if name.startswith(f"{part.name}/")]
+
+
+def _library_times(loaded: _Loaded, batch: int, bundle: PartyBundle, execution: Execution) -> _Times:
+    """What the library that runs a part can tell."""
     if execution.backend == "onnxruntime":
         onnx = bundle.onnx(loaded.part, execution.precision)
-        layer_ms = layer_times(onnx, loaded.feeds, num_threads=execution.num_threads)
-        return layer_ms, {}, peak_memory_bytes(onnx, batch, execution.num_threads)
+        layer_ms = {}
+        if execution.precision == "fp32":
+            layer_ms = layer_times(onnx, loaded.feeds, num_threads=execution.num_threads)
+        return layer_ms, {}, _peak_memory_bytes(onnx, batch, execution.num_threads)
     if execution.backend != "tensorrt":
         return {}, {}, None
     from ..backends.tensorrt import GpuTimes, TensorRTBackend
@@ -367,6 +400,15 @@ def _library_times(
     times = [loaded.backend.timed_run(loaded.feeds) for _ in range(GPU_RUNS)]
     gpu = {name: LatencyStats.of([each[i] for each in times], 0) for i, name in enumerate(GpuTimes._fields)}
     return loaded.backend.layer_times(loaded.feeds), gpu, loaded.backend.gpu_memory_bytes
+
+
+def _peak_memory_bytes(onnx: bytes, batch: int, num_threads: int | None) -> int | None:
+    """None, too, where measuring it fails: that must not cost the report all else."""
+    try:
+        return peak_memory_bytes(onnx, batch, num_threads)
+    except BackendError as error:
+        warnings.warn(f"no peak memory: {error}", stacklevel=2)
+        return None
 
 
 def _ratio(undefended: PartProfile, defended: list[PartProfile]) -> Ratio:

@@ -44,30 +44,57 @@ def layer_rows(part: PartProfile, batch: int, precision: Precision) -> list[Laye
     """
     times, whole = part.layer_ms, sum(part.layer_ms.values())
     by_name = {layer.name: layer for layer in part.cost.layers}
-    named = {name: [name] for name in by_name}
-    if part.gpu:
-        known = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(by_name, key=len)[::-1]))
-        named = {name: list(dict.fromkeys(known.findall(name))) for name in times} if by_name else {}
-        told = {node for nodes in named.values() for node in nodes}
-        named |= {name: [name] for name in by_name if name not in told and name not in named}
+    named = _nodes_of_layers(list(times), list(by_name)) if part.gpu else {}
+    told = {node for nodes in named.values() for node in nodes}
+    named |= {name: [name] for name in by_name if name not in told and name not in named}
     rows = []
     for name, nodes in named.items():
         layers, took = [by_name[node] for node in nodes], times.get(name)
         if took or any(layer.flops or layer.other_ops for layer in layers):
-            rows.append(_row(name, layers, took, whole, batch, ELEMENT_BYTES[precision]))
+            moved = sum(
+                layer.elements(batch) * ELEMENT_BYTES["fp32" if layer.name in part.kept_in_fp32 else precision]
+                for layer in layers
+            )
+            rows.append(_row(name, layers, took, whole, batch, moved))
     return rows
 
 
-def _row(
-    name: str, layers: list[LayerCost], took: float | None, whole: float, batch: int, element_bytes: int
-) -> LayerRow:
+COPY = "Reformatting CopyNode"
+"""How TensorRT's copies to another format begin; the layer that they are for follows."""
+
+RANGE = "{ForeignNode["
+"""What stands before the first and the last node of a part of the graph that TensorRT compiles as one."""
+
+
+def _nodes_of_layers(layers: list[str], nodes: list[str]) -> dict[str, list[str]]:
+    """The nodes of each of an engine's layers; each node belongs to one layer at most.
+
+    Args:
+        layers: names.
+        nodes: names, in the graph's order.
+    """
+    if not nodes:
+        return {layer: [] for layer in layers}
+    known = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(nodes, key=len)[::-1]))
+    found = {layer: [] if layer.startswith(COPY) else list(dict.fromkeys(known.findall(layer))) for layer in layers}
+    free, owned = set(nodes), {}
+    for layer, named in sorted(found.items(), key=lambda each: RANGE in each[0]):  # what is named goes before a range
+        if RANGE in layer and named:
+            places = [nodes.index(name) for name in named]
+            named = nodes[min(places) : max(places) + 1]
+        owned[layer] = [name for name in named if name in free]
+        free.difference_update(named)
+    return {layer: owned[layer] for layer in layers}
+
+
+def _row(name: str, layers: list[LayerCost], took: float | None, whole: float, batch: int, moved: int) -> LayerRow:
     return LayerRow(
         name=name,
         op=" + ".join(layer.op for layer in layers),
         output="x".join(str(size) for size in layers[-1].output_shape[1:]) if layers else "",
         flops=sum(layer.flops for layer in layers) * batch,
         num_params=sum(layer.num_params for layer in layers),
-        bytes=sum(element_bytes * layer.elements(batch) for layer in layers),
+        bytes=moved,
         ms=took,
         share=took / whole if took is not None and whole else None,
     )

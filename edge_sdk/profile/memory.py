@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import msgspec
 
+from ..apart import run_apart
 from ..errors import BackendError
 
 __all__ = ["peak_memory_bytes"]
@@ -20,8 +20,7 @@ def peak_memory_bytes(model: bytes, batch: int, num_threads: int | None) -> int 
     Raises:
         BackendError: the measuring process failed.
     """
-    command = [sys.executable, "-m", __name__, str(batch), str(num_threads or 0)]
-    done = subprocess.run(command, input=model, capture_output=True, check=False)  # noqa: S603 (our own module)
+    done = run_apart(f"{__name__}:{_measure.__name__}", batch, num_threads, content=model)
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise BackendError(f"the process that measures memory failed with status {done.returncode}: {''.join(last)}")
@@ -38,7 +37,7 @@ def _peak_rss() -> int | None:
     return sizes[0] if sizes else None
 
 
-def _measure() -> int | None:
+def _measure(batch: int, num_threads: int | None) -> int:
     import onnxruntime  # noqa: F401  (counted as a library, before the model)
 
     from ..backends.onnxruntime import OnnxRuntimeBackend
@@ -46,13 +45,11 @@ def _measure() -> int | None:
 
     model = sys.stdin.buffer.read()
     before = _peak_rss()
-    with OnnxRuntimeBackend(model, int(sys.argv[2]) or None) as backend:
-        feeds = random_feeds(backend.inputs, int(sys.argv[1]))
+    with OnnxRuntimeBackend(model, num_threads) as backend:
+        feeds = random_feeds(backend.inputs, batch)
         for _ in range(3):
             backend.run(feeds)
     after = _peak_rss()
-    return None if before is None or after is None else after - before
-
-
-if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(_measure()))
+    added = None if before is None or after is None else after - before
+    sys.stdout.buffer.write(msgspec.json.encode(added))
+    return 0

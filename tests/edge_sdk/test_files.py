@@ -2,6 +2,7 @@ import errno
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,3 +50,16 @@ def test_a_pipe_stays_a_pipe_and_a_link_a_link(tmp_path):
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "target"]
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    contents = [bytes([i]) * 1000 for i in range(2)]
+
+    def write(content):
+        for _ in range(200):
+            write_aside(tmp_path / "file", content)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, contents))
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

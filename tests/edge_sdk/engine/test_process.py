@@ -76,8 +76,9 @@ def test_what_lies_in_the_current_folder_is_not_run(rtx, encoder, tmp_path, monk
 
 def test_a_build_does_not_outlive_who_waits_for_it(tmp_path):
     starts = (
-        "import subprocess, sys; from edge_sdk.engine.process import _CHILD; "
-        f"child = subprocess.Popen([sys.executable, '-c', _CHILD, {str(tmp_path / 'answer')!r}, *sys.path]); "
+        "import json, subprocess, sys; from edge_sdk.apart import _CHILD; "
+        f"given = 'edge_sdk.engine.process:_main', json.dumps([{str(tmp_path / 'answer')!r}]); "
+        "child = subprocess.Popen([sys.executable, '-c', _CHILD, *given, *sys.path]); "
         "print(child.pid, flush=True); child.wait()"
     )
     with subprocess.Popen(

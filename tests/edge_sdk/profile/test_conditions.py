@@ -52,11 +52,18 @@ def test_what_happens_between_is_seen(tmp_path):
     _write(zone / "temp", 50_000)
     alarm = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
     _write(alarm / "in1_label", "VDD_IN")
+    cooling = [tmp_path / f"sys/class/thermal/cooling_device{i}" for i in range(3)]
+    for device, kind in zip(cooling, ("pwm-fan", "cpufreq-cpu0", "backlight"), strict=True):
+        _write(device / "type", kind)
     with ConditionsSampler(tmp_path) as sampler:
         _write(clock / "cur_freq", 510_000_000)
         _write(zone / "temp", 97_500)
         _write(alarm / "curr1_crit_alarm", 1)
+        for device in cooling:
+            _write(device / "cur_state", 2)
         time.sleep(3 * INTERVAL_S)
+        for device in cooling:
+            _write(device / "cur_state", 0)
         _write(clock / "cur_freq", 1_020_000_000)
         _write(zone / "temp", 60_000)
         _write(alarm / "curr1_crit_alarm", 0)
@@ -65,10 +72,12 @@ def test_what_happens_between_is_seen(tmp_path):
     assert worst.lowest_gpu_mhz == 510
     assert worst.lowest_cpu_mhz is None
     assert worst.highest_c == {"gpu-thermal": 97.5}
-    (line,) = held_back(Conditions.now(tmp_path), worst)
+    heat, line = held_back(Conditions.now(tmp_path), worst)
+    assert heat == "heat held the machine back during the runs: cpufreq-cpu0 was slowed down"
     assert "the GPU's clock fell to 510 MHz during the runs, below the 1020 MHz" in line
     _write(clock / "min_freq", 306_000_000)
-    assert not held_back(Conditions.now(tmp_path), worst)  # a clock that may vary does
+    (heat,) = held_back(Conditions.now(tmp_path), worst)  # a clock that may vary does; the rest stays told
+    assert worst.cooling == ["cpufreq-cpu0"]
     assert worst.alarms == ["VDD_IN"]
 
 

@@ -7,13 +7,15 @@ from html import unescape
 import pytest
 from msgspec.structs import replace
 
+from edge_sdk.apart import run_apart
 from edge_sdk.bundle import LayerCost, open_party
 from edge_sdk.cli.profile_tables import print_profile
 from edge_sdk.noise import draw_noise
-from edge_sdk.profile import encoder, power
+from edge_sdk.profile import encoder, memory, power
 from edge_sdk.profile.caveats import caveats
 from edge_sdk.profile.conditions import Extremes
 from edge_sdk.profile.encoder import PartEnergy, profile_edge
+from edge_sdk.profile.memory import peak_memory_bytes
 from edge_sdk.profile.report import write_html
 from edge_sdk.profile.roofline import layer_points, measured_roofs
 from export.parity import parity_images
@@ -35,6 +37,30 @@ def test_every_layer_is_timed_under_its_onnx_name(report, bundle):
     assert open_party(bundle / "edge").manifest.bundle_id == report.bundle_id
 
 
+def test_without_fusing_nothing_runs_in_8_bits_and_so_no_layer_is_timed(bundle, tmp_path):
+    done = edgesdk_here("profile", bundle / "edge", "--runs", "3", "--precision", "int8", "--html", tmp_path / "p.html",
+                        "--json", tmp_path / "p.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "p.json").read_text())
+    assert report["encoder"]["layer_ms"] == {}
+    assert "ms without fusing" not in done.stdout
+    assert "runs nothing in" in (tmp_path / "p.html").read_text()
+
+
+def test_what_lies_in_the_current_folder_is_not_run(bundle, tmp_path, monkeypatch):
+    (tmp_path / "msgspec.py").write_text("raise SystemExit(5)")
+    monkeypatch.chdir(tmp_path)
+    assert peak_memory_bytes((bundle / "edge" / "encoder.onnx").read_bytes(), 1, None) > 0
+
+
+def test_memory_that_cannot_be_measured_costs_the_report_nothing_else(bundle, monkeypatch):
+    monkeypatch.setattr(memory, "run_apart", lambda *_, **__: run_apart("os:abort"))
+    with pytest.warns(UserWarning, match="no peak memory: the process that measures memory failed"):
+        report = profile_edge(bundle / "edge", runs=2, warmup=0)
+    assert report.encoder.peak_memory_bytes is None
+    assert report.encoder.latency.num_samples == 2
+
+
 def test_loading_and_the_first_run_stand_apart(report):
     assert report.encoder.load_ms > 0
     assert report.encoder.first_run_ms > 0
@@ -44,7 +70,8 @@ def test_loading_and_the_first_run_stand_apart(report):
 
 
 def test_energy_of_a_run_comes_from_the_rails(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder, "IDLE_S", 0.05)
+    for name in ("SETTLE_S", "RISE_S", "IDLE_S"):
+        monkeypatch.setattr(encoder, name, 0.05)
     monkeypatch.setattr(encoder, "ENERGY_S", 0.3)
     line = "RAM 519/7607MB VDD_IN 5000mW/5000mW VDD_SOC 2000mW/2000mW"
     command = (sys.executable, "-uc", f"import time; print({line!r}); time.sleep(60)")
@@ -139,7 +166,8 @@ def test_what_makes_figures_doubtful_stands_in_table_and_page(report, tmp_path, 
         report, begin=begin, end=replace(begin, over_current={"oc2": 12}), during=fell, encoder=part, undefended=None
     )
     lines = caveats(doubtful)
-    expected = ("timings of encoder", "oc2 was met 7", "fell to 510", "on VDD_IN", "energy of encoder")
+    expected = ("timings of encoder", "oc2 was met 7", "fell to 510", "on VDD_IN", "energy of encoder",
+                "energy of encoder was measured, over current on VDD_IN")  # fmt: skip
     assert [told for line, told in zip(lines, expected, strict=True) if told not in line] == []
     print_profile(doubtful, layers=False)
     write_html(doubtful, tmp_path / "p.html")
@@ -161,6 +189,9 @@ def test_reports_are_compared_with_the_first(bundle, tmp_path):
     other["machine"]["processor"] = "another"
     paths[1].write_text(json.dumps(other))
     assert "NOT THE SAME MACHINE" in edgesdk_here("profile", "--compare", *paths).stdout
+    other["encoder"]["latency"]["p50_ms"] = 0
+    paths[1].write_text(json.dumps(other))
+    assert_one_line_error(edgesdk_here("profile", "--compare", *paths), "no report", "a median of 0")
     paths[1].write_text("{}")
     assert_one_line_error(edgesdk_here("profile", "--compare", *paths), "no report of edgesdk profile --json")
 

@@ -8,7 +8,7 @@ from edge_sdk.bundle import Cost, LayerCost
 from edge_sdk.profile.layer_rows import layer_rows
 
 
-def _part(layer_ms, gpu):
+def _part(layer_ms, gpu, kept=()):
     layers = tuple(
         LayerCost(name, op, flops, other, params, 10, (1, 4, 8, 8))
         for name, op, flops, other, params in (
@@ -18,9 +18,8 @@ def _part(layer_ms, gpu):
             ("node_view", "Reshape", 0, 0, 0),
         )
     )
-    return SimpleNamespace(
-        cost=Cost(flops=400, other_ops=5, num_params=16, weight_bytes=64, layers=layers), layer_ms=layer_ms, gpu=gpu
-    )
+    cost = Cost(flops=400, other_ops=5, num_params=16, weight_bytes=64, layers=layers)
+    return SimpleNamespace(cost=cost, layer_ms=layer_ms, gpu=gpu, kept_in_fp32=list(kept))
 
 
 def test_nodes_have_their_own_times():
@@ -43,3 +42,26 @@ def test_an_engines_layer_has_the_costs_of_all_that_is_fused_in_it():
     assert (left.flops, left.ms) == (300, None)
     assert sum(row.flops for row in rows.values()) == 400
     assert sum(row.share for row in rows.values() if row.share) == pytest.approx(1)
+
+
+def test_no_node_counts_twice():
+    """A copy to another format bears the name of the layer it is for, and a kernel may be one of several of a node."""
+    layer = "node_conv2d + node_relu"
+    copy, again = f"Reformatting CopyNode for Input Tensor 0 to {layer}", f"{layer} [second kernel]"
+    rows = {row.name: row for row in layer_rows(_part({copy: 0.2, layer: 1.0, again: 0.1}, {"x": None}), 1, "fp16")}
+    assert (rows[copy].op, rows[copy].flops, rows[copy].ms) == ("", 0, 0.2)
+    assert (rows[layer].op, rows[layer].flops) == ("Conv + Relu", 100)
+    assert (rows[again].flops, rows[again].ms) == (0, 0.1)
+    assert sum(row.flops for row in rows.values()) == 400
+
+
+def test_what_is_compiled_as_one_has_all_nodes_from_the_first_to_the_last_that_no_other_layer_names():
+    times = {"{ForeignNode[node_conv2d...node_conv2d_1]}": 2.0, "node_relu": 0.5}
+    rows = {row.name: row for row in layer_rows(_part(times, {"x": None}), 1, "fp32")}
+    assert list(rows) == list(times)
+    assert (rows["{ForeignNode[node_conv2d...node_conv2d_1]}"].flops, rows["node_relu"].op) == (400, "Relu")
+
+
+def test_what_int8_keeps_in_float32_moves_as_many_bytes_as_there():
+    rows = layer_rows(_part({}, {}, ["node_conv2d_1"]), 1, "int8")
+    assert [row.bytes for row in rows if row.flops] == [7 + 10, 4 * (9 + 10)]
