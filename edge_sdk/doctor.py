@@ -84,7 +84,7 @@ def _machine() -> Iterator[Check]:
     if l4t is None or known is None:
         yield Check("JetPack", "warn", release[:80] or "not known", "not one that is known here")
     else:
-        yield _jetpack(l4t, known)
+        yield _jetpack(l4t, known, processor_name())
     mode = jetson.power_mode()
     yield Check("power mode", "ok" if mode else "warn", mode or "not known", None if mode else "is nvpmodel installed?")
     clock = jetson.gpu_clock()
@@ -96,12 +96,13 @@ def _machine() -> Iterator[Check]:
         yield Check("GPU clock", "ok" if clock.locked else "warn", found, advice)
 
 
-def _jetpack(l4t: str, known: jetson.JetPack) -> Check:
+def _jetpack(l4t: str, known: jetson.JetPack, module: str) -> Check:
     found = f"{known.name} (L4T {l4t}), with TensorRT {known.tensorrt} for Python {known.python}"
     if known.python in ("3.6", "3.8"):
+        new = "update to JetPack 6.1 or 7, or " if "Orin" in module else "no later one is for this module; "
         advice = (
-            f"its TensorRT is for Python {known.python}, edgesdk for 3.10 and later: update to JetPack 6.1 or 7, "
-            "or stay with --backend onnxruntime, on the CPU"
+            f"its TensorRT is for Python {known.python}, edgesdk for 3.10 and later: {new}"
+            "stay with --backend onnxruntime, on the CPU"
         )
         return Check("JetPack", "missing", found, advice)
     if known.tensorrt == "8.6":
@@ -127,7 +128,7 @@ def _toolkit() -> Iterator[Check]:
             [compiler, "--version"], capture_output=True, text=True, check=True, timeout=10
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        yield Check("CUDA toolkit", "warn", f"{compiler} does not run: {error}")
+        yield Check("CUDA toolkit", "warn", f"{compiler} does not run: {error}", "install the CUDA toolkit anew")
         return
     release = re.search(r"release ([\d.]+)", said)
     advice = None if shutil.which("nvcc") else f"add {Path(compiler).parent} to PATH before installing pycuda"
@@ -199,7 +200,7 @@ def _tried(name: str, describe: Callable[[], str]) -> Check:
 def _memory() -> Iterator[Check]:
     free = available_memory()
     if free is None:
-        yield Check("free memory", "warn", "not known")
+        yield Check("free memory", "warn", "not known", "see by yourself that 1 GiB is free before building engines")
         return
     little = free < LITTLE_MEMORY
     advice = "building an engine may be killed; close the desktop, or add a swap file" if little else None

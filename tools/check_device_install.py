@@ -25,7 +25,7 @@ from pathlib import Path
 from serving import process, serve
 
 from edge_sdk.bundle import EDGE, parties
-from edge_sdk.errors import EdgeSDKError
+from edge_sdk.errors import ConfigError, EdgeSDKError
 
 TOOLS = Path(__file__).resolve().parent
 ROOT_SCRIPT = str(TOOLS / "aarch64_root.sh")
@@ -56,6 +56,10 @@ def main() -> None:
 
 def check(bundle: Path, images: Sequence[Path], pythons: Sequence[str], root: Path | None) -> bool:
     """Whether every place computes what this one does."""
+    parties(bundle)
+    for path in [*images, *(found for python in pythons if (found := shutil.which(python) or python))]:
+        if not Path(path).is_file():
+            raise ConfigError(f"{path}: no such file")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         work, shared = Path(name), Path(name) / "shared"
         wheel = build_wheel(work)

@@ -83,7 +83,9 @@ class OnnxRuntimeBackend:
         try:
             self._session, alone = _open(model, options, provider)
         except Exception as error:  # the library raises classes of its own with no common base
-            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} refuses the model: {error}") from error
+            kept = provider.options.get("trt_engine_cache_path")  # which ONNX Runtime writes in place
+            hint = f"; if an engine in {kept} was cut off as it was written, remove that folder" if kept else ""
+            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} refuses the model: {error}{hint}") from error
         # Kept for a change of providers, which never comes: as much memory as the weights.
         self._session._model_bytes = None
         if self._session.get_providers()[0] != provider.name:

@@ -151,9 +151,14 @@ class TensorRTBackend:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 times[layer_name].append(ms)
 
-        self._execution.profiler = Profiler()
-        for _ in range(runs):
-            self.run(feeds)
+        with self._lock:
+            self._execution.profiler = Profiler()
+        try:
+            for _ in range(runs):
+                self.run(feeds)
+        finally:
+            with self._lock:
+                self._execution.profiler = None  # with one every run waits for itself
         return {name: median(each) for name, each in times.items()}
 
     def _start(self, feeds: Mapping[str, Array], mark: Callable[[], None]) -> dict[str, Array]:
@@ -170,8 +175,10 @@ class TensorRTBackend:
         for spec in self.inputs:
             self._buffers[spec.name].send(batch, self._stream)
         mark()
+        log = load_library("tensorrt").log
+        log.clear()  # of what earlier runs were warned of
         if not self._execution.execute_async_v3(self._stream.handle):
-            raise BackendError(f"TensorRT failed: {load_library('tensorrt').log.text()}")
+            raise BackendError(f"TensorRT failed: {log.text()}")
         mark()
         views = {spec.name: self._buffers[spec.name].read(batch, self._stream) for spec in self.outputs}
         mark()

@@ -53,6 +53,9 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Run the command line; a user's error is one line on standard error and exit status 1."""
     warnings.showwarning = _show_warning
+    for name in ("stdout", "stderr"):  # None where whoever started this has closed it
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process)
     try:
         app(prog_name="edgesdk")
     except EdgeSDKError as error:

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from ..engine.cache import CachedEngine
 
 
+MOST_WORKSPACE = 1 << 20
+"""MiB, more than any GPU has."""
+
+
 def build(
     party: Path = typer.Argument(..., help="BUNDLE/edge, or BUNDLE/server0."),
     precision: PrecisionOption = Precision.FP32,
     max_batch: int | None = typer.Option(
         None, min=1, help="Largest batch [default: 1 for edge, as run takes; 8 for a server, as serve takes]."
     ),
-    workspace: int | None = typer.Option(None, min=1, help="MiB of GPU memory to try layers with."),
+    workspace: int | None = typer.Option(None, min=1, max=MOST_WORKSPACE, help="MiB of GPU memory to try layers with."),
     target: list[str] = typer.Option(
         [], help="Build for this GPU, such as sm_89, without one here, by TensorRT for RTX; may be repeated."
     ),
@@ -61,10 +65,10 @@ def build(
     for part in track(own, len(own), "building"):
         options = msgspec.structs.replace(common, precision=part.runs_in(precision.value))
         engines[part.name] = cached_engine(part.name, models[part.name], options, name, library.version, gpu, out)
-    if json_file != "-":
-        _print(engines, layers)
     if json_file is not None:
         write_json(json_file, {part: {"path": str(each.path), "record": each.record} for part, each in engines.items()})
+    if json_file != "-":
+        _print(engines, layers)
 
 
 def _print(engines: dict[str, CachedEngine], layers: bool) -> None:

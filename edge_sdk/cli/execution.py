@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Annotated, Literal
 
@@ -34,15 +35,30 @@ OtlpEndpoint = Annotated[
     str | None, typer.Option(help="Send OpenTelemetry traces there, by OTLP over HTTP: http://HOST:4318.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads for one operator; default: all cores.")]
+
+
+def finite(value: float | None) -> float | None:
+    """For options that are no number of anything where they are not finite: a range lets nan through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 BatchWindow = Annotated[
     float,
     typer.Option(
-        min=0, help="Milliseconds that an idle model waits for more requests, to run them as one batch; 0: none."
+        min=0,
+        callback=finite,
+        help="Milliseconds that an idle model waits for more requests, to run them as one batch; 0: none.",
     ),
 ]
 MaxWaiting = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")]
 MaxWait = Annotated[
     float | None,
-    typer.Option(min=1, help="Milliseconds that a request may wait to be begun; longer: 504. [default: no limit]"),
+    typer.Option(
+        min=1,
+        callback=finite,
+        help="Milliseconds that a request may wait to be begun; longer: 504. [default: no limit]",
+    ),
 ]
 MaxBatch = Annotated[int, typer.Option(min=1, help="Most rows that run together.")]

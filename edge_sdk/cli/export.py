@@ -39,7 +39,9 @@ def export(
     defense: str = typer.Option(
         ..., help="none, siftfunnel or privdfs, which are shipped; with --checkpoint, that of the training."
     ),
-    backbone: str = typer.Option("cnn", help="Network that is cut; cnn is shipped."),
+    backbone: str | None = typer.Option(
+        None, help="Network that is cut; cnn is shipped. [default: cnn, or the checkpoint's]"
+    ),
     checkpoint: Path | None = typer.Option(None, help="model.safetensors of a training; default: the shipped model."),
     out: Path | None = typer.Option(None, help="Folder of the bundle, not there yet. [default: DEFENSE-BACKBONE]"),
     image_size: int | None = typer.Option(None, min=16, help="A multiple of 16; default: the one of the training."),
@@ -76,12 +78,15 @@ def export(
         from export.quantize import calibration_images
         from export.write_bundle import export_bundle
         from export.zoo import zoo_model
+    key = _read_key(key_file) if key_file else None
+    weights = checkpoint or zoo_model(defense, backbone or "cnn")
+    if out is not None:
+        check_target(out)
+    source = load_checkpoint(weights)
+    backbone = backbone or source.config.backbone
+    source.require(defense, backbone)
     target = out or Path(f"{defense}-{backbone}")
     check_target(target)
-    key = _read_key(key_file) if key_file else None
-    weights = checkpoint or zoo_model(defense, backbone)
-    source = load_checkpoint(weights)
-    source.require(defense, backbone)
     privacy = audit_summary(
         source,
         audit or [weights.with_name(AUDIT_FILE)],

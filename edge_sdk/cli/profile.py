@@ -60,6 +60,8 @@ def profile(
         raise typer.BadParameter("for one report", param_hint="--json")
     if html is not None and (device is not None or compare):
         raise typer.BadParameter("for what is measured here", param_hint="--html")
+    if html is not None and str(html) == "-":
+        raise typer.BadParameter("a page is a file", param_hint="--html")
     check_json_target(json_file)
     if compare:
         from .profile_tables import load_report, print_comparison
@@ -70,10 +72,10 @@ def profile(
         from .estimate import estimate, print_estimate
 
         estimated = estimate(paths[0], device, power_mode, precision.value if precision else None)
-        if json_file != "-":
-            print_estimate(estimated)
         if json_file is not None:
             write_json(json_file, estimated)
+        if json_file != "-":
+            print_estimate(estimated)
         return
     from ..backends import Execution
     from ..profile.encoder import profile_edge
@@ -95,11 +97,11 @@ def profile(
             execution=Execution(backend, precision.value if precision else "fp32", threads),
             progress=advance,
         )
-    if json_file != "-":
-        print_profile(report, layers, until_stable)
-    if json_file is not None:
+    if json_file is not None:  # before anything is printed: whoever reads it may have had enough
         write_json(json_file, report)
     if html is not None:
         from ..profile.report import write_html
 
         write_html(report, html)
+    if json_file != "-":
+        print_profile(report, layers, until_stable)

@@ -22,6 +22,7 @@ from .execution import (
     Precision,
     PrecisionOption,
     Threads,
+    finite,
 )
 
 
@@ -46,7 +47,7 @@ def serve(
     max_body_mib: int = typer.Option(64, min=1, help="Longer request bodies are refused (413)."),
     max_concurrency: int | None = typer.Option(None, min=1, help="Requests under way at once in a process; more: 503."),
     max_rate: float | None = typer.Option(
-        None, min=0.01, help="Requests and wrong tokens a second to a process from one address (429)."
+        None, min=0.01, callback=finite, help="Requests and wrong tokens a second to a process from one address (429)."
     ),
     token_file: Path | None = typer.Option(None, help="Bearer tokens to accept, one a line; read anew on change."),
     tls_cert: Path | None = typer.Option(None, help="PEM certificate: serve https."),
@@ -57,7 +58,9 @@ def serve(
         False, "--log-requests", help="A line for each inference and refusal; no values."
     ),
     otlp_endpoint: OtlpEndpoint = None,
-    drain_seconds: float = typer.Option(30.0, min=0, help="For accepted requests to be answered after SIGTERM."),
+    drain_seconds: float = typer.Option(
+        30.0, min=0, callback=finite, help="For accepted requests to be answered after SIGTERM."
+    ),
     workers: int = typer.Option(
         1,
         min=1,

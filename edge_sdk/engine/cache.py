@@ -31,7 +31,7 @@ class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         library: that built it, and the only one that can run it.
         version: of the library, as far as its Python package tells: JetPack 6's has three of the four numbers.
         gpu: that it was built on; None for an engine that was built for other GPUs.
-        options: what it was built for.
+        options: what it was built for, with the workspace that it was built with where that was limited.
         layers: of the network.
     """
 
@@ -108,7 +108,7 @@ def cached_engine(
         library=library,
         version=built.version,
         gpu=gpu,
-        options=options,
+        options=built.options,
         layers=built.layers,
     )
     try:

@@ -74,7 +74,7 @@ class TensorRT(NamedTuple):
             return ""
         return (
             f"{self.name} {self.version} reads ONNX up to opset 17, these graphs have 20; TensorRT 10.0 is the oldest: "
-            "on a Jetson update to JetPack 6.1 or later, or stay with --backend onnxruntime"
+            "on an Orin update to JetPack 6.1 or later, else stay with --backend onnxruntime"
         )
 
     def new(self, kind: Any) -> Any:

@@ -32,11 +32,12 @@ _DIE_WITH_PARENT = 1
 
 
 class BuiltEngine(msgspec.Struct, frozen=True):
-    """An engine, the library and version that built it, and the layers it was built from."""
+    """An engine, the library and version that built it, with which options, and the layers it was built from."""
 
     content: bytes
     library: LibraryName
     version: str
+    options: EngineOptions
     layers: tuple[EngineLayer, ...]
 
 
@@ -156,5 +157,6 @@ def _main(path: str) -> int:
     except EdgeSDKError as error:
         write_aside(answer, msgspec.msgpack.encode(_Failed(type(error).__name__, str(error))))
         return FAILED
-    write_aside(answer, msgspec.msgpack.encode(BuiltEngine(content, library.name, library.version, layers)))
+    built = BuiltEngine(content, library.name, library.version, request.options, layers)
+    write_aside(answer, msgspec.msgpack.encode(built))
     return 0

@@ -90,7 +90,7 @@ _ALL = (
     Device(
         "orin-nano-4gb", "Jetson Orin Nano 4 GB", "8.7", 256, _AMPERE,
         (
-            PowerMode("MAXN_SUPER", 4, 1020, 51.0), PowerMode("25W", 4, 1020, 51.0),
+            PowerMode("MAXN_SUPER", 4, 1020, 51.0, False), PowerMode("25W", 4, 1020, 51.0, False),
             PowerMode("10W", 4, 612, 51.0 * CAPPED), PowerMode("7W_AI", 4, 408, 51.0 * CAPPED),
         ),
     ),

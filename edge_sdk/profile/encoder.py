@@ -18,6 +18,7 @@ from ..errors import BackendError, DeviceError, TensorError
 from ..noise import draw_noise
 from ..tensors import Array, TensorSpec, batch_is_fixed
 from .conditions import Conditions, ConditionsSampler, Extremes
+from .devices import ELEMENT_BYTES
 from .feeds import random_feeds
 from .layers import layer_times
 from .machine import Accelerator, Machine
@@ -33,9 +34,6 @@ CHECK_ROUNDS = 50
 
 GPU_RUNS = 200
 """Runs that are timed step by step on the GPU, after those whose latency is reported."""
-
-BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
-"""Of a number in a layer."""
 
 IDLE_S, ENERGY_S = 2.0, 5.0
 """How long rails are read with nothing running, and with a part running."""
@@ -249,7 +247,7 @@ def _check_memory(parts: Sequence[Part], batch: int, execution: Execution) -> No
     needed = sum(spec.bytes_per_sample for part in parts for spec in part.inputs) * batch
     if execution.backend == "onnxruntime":
         layers = [layer for part in parts if part.cost for layer in part.cost.layers if layer.flops]
-        needed += BYTES[execution.precision] * max((layer.elements(batch) for layer in layers), default=0)
+        needed += ELEMENT_BYTES[execution.precision] * max((layer.elements(batch) for layer in layers), default=0)
     if free is not None and needed > free:
         raise DeviceError(
             f"a batch of {batch} takes {needed >> 20:,} MiB of memory at least, {free >> 20:,} MiB are free; choose a "

@@ -33,7 +33,7 @@ def write_html(report: ProfileReport, path: Path) -> None:
     # The roof is the CPU's, in float32.
     on_cpu = report.backend == "onnxruntime" and report.precision == "fp32"
     points = layer_points(report.encoder.cost.layers, report.encoder.layer_ms, report.batch) if on_cpu else []
-    roofs = measured_roofs() if points else None
+    roofs = measured_roofs(report.num_threads) if points else None
     try:
         write_page(
             TEMPLATE,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
+from ..apart import run_apart
 from ..bundle import LayerCost
+from ..errors import BackendError
 from .devices import ELEMENT_BYTES
 
 __all__ = ["LayerPoint", "Roofs", "layer_points", "measured_roofs"]
@@ -16,6 +20,7 @@ __all__ = ["LayerPoint", "Roofs", "layer_points", "measured_roofs"]
 MATRIX = 1024
 COPY_BYTES = 1 << 27
 REPEATS = 5
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class Roofs(NamedTuple):
@@ -34,11 +39,29 @@ class LayerPoint(NamedTuple):
     flops_per_second: float
 
 
-def measured_roofs() -> Roofs:
-    """Of this machine's CPU: numpy's float32 matrix product and a copy of 128 MiB, the best of five, on all cores."""
+def measured_roofs(num_threads: int | None = None) -> Roofs:
+    """Of this machine's CPU: numpy's float32 matrix product and a copy of 128 MiB, the best of five.
+
+    Args:
+        num_threads: of the product; None takes all cores. The copy has one, as numpy's copies have.
+
+    Raises:
+        BackendError: the measuring process failed.
+    """
+    threads = {} if num_threads is None else dict.fromkeys(THREADS, str(num_threads))
+    done = run_apart(f"{__name__}:{_measure.__name__}", environment=threads)
+    if done.returncode:
+        raise BackendError(f"the process that measures the roofs failed with status {done.returncode}")
+    return msgspec.json.decode(done.stdout, type=Roofs)
+
+
+def _measure() -> int:
+    """In a process of its own: numpy's library takes its number of threads when it is loaded."""
     a = np.random.default_rng(0).random((MATRIX, MATRIX), np.float32)
     source, target = np.ones(COPY_BYTES, np.uint8), np.empty(COPY_BYTES, np.uint8)
-    return Roofs(2 * MATRIX**3 / _best(lambda: a @ a), 2 * COPY_BYTES / _best(lambda: np.copyto(target, source)))
+    found = Roofs(2 * MATRIX**3 / _best(lambda: a @ a), 2 * COPY_BYTES / _best(lambda: np.copyto(target, source)))
+    sys.stdout.buffer.write(msgspec.json.encode(found))
+    return 0
 
 
 def layer_points(layers: tuple[LayerCost, ...], layer_ms: dict[str, float], batch: int) -> list[LayerPoint]:

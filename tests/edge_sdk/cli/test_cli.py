@@ -88,6 +88,9 @@ def test_version():
         ["serve", "b", "--port", "70000"],
         ["serve", "b", "--port", "http"],
         ["serve", "b", "--threads", "0"],
+        ["serve", "b", "--max-rate", "nan"],
+        ["serve", "b", "--drain-seconds", "inf"],
+        ["build", "edge", "--workspace", "99999999999999"],
         ["build"],
         ["build", "edge", "--precision", "fp64"],
         ["build", "edge", "--max-batch", "0"],
@@ -357,6 +360,13 @@ def test_measure_breaks_every_request_down(bundle, server, image_folder):
         assert 0 <= report["accuracy"] <= 1
 
 
+def test_a_closed_standard_output_is_no_traceback():
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *EDGESDK, "doctor", "--json"], stderr=subprocess.PIPE, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_full_disk_behind_standard_output_is_one_line(bundle):
     for arguments in (["--version"], ["--help"], ["inspect", bundle], ["doctor"]):
         with open("/dev/full", "w") as full:
@@ -396,3 +406,13 @@ def test_a_dying_server_is_a_clear_error(bundle, photo):
         process.kill()
         process.wait()
         assert_one_line_error(edgesdk("run", bundle / "edge", photo, "--server", url), "is the server running")
+
+
+def test_the_backbone_is_the_checkpoints_unless_another_is_asked_for(make_checkpoint, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    make_checkpoint("none", "vit").save(weights)
+    export = ("export", "--defense", "none", "--checkpoint", weights, "--out", tmp_path / "b")
+    assert_one_line_error(edgesdk_here(*export, "--backbone", "cnn"), "the checkpoint is none (vit), not none (cnn)")
+    done = edgesdk_here(*export)
+    assert done.returncode == 0, done.stderr
+    assert "exporting none (vit)" in done.stderr

@@ -3,6 +3,8 @@ import pytest
 from edge_sdk.engine.library import load_library
 from edge_sdk.errors import MissingExtra
 
+from ...conftest import lacking
+
 
 @pytest.fixture(scope="session")
 def rtx():
@@ -10,4 +12,4 @@ def rtx():
     try:
         return load_library("tensorrt_rtx")
     except MissingExtra as error:
-        pytest.skip(str(error))
+        lacking(str(error))

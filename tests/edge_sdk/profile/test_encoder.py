@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from edge_sdk.apart import run_apart
 from edge_sdk.bundle import LayerCost, open_party
+from edge_sdk.cli import profile_tables
 from edge_sdk.cli.profile_tables import print_profile
 from edge_sdk.noise import draw_noise
 from edge_sdk.profile import encoder, memory, power
@@ -139,9 +140,27 @@ def test_a_layers_place_under_the_roof():
 
 
 def test_the_machines_roofs_are_measured():
-    roofs = measured_roofs()
-    assert 1e9 < roofs.flops < 1e14
-    assert 1e8 < roofs.bytes_per_second < 1e13
+    for threads in (None, 1):
+        roofs = measured_roofs(threads)
+        assert 1e9 < roofs.flops < 1e14
+        assert 1e8 < roofs.bytes_per_second < 1e13
+
+
+def test_a_report_is_written_before_it_is_printed(bundle, tmp_path, monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(profile_tables, "print_table", gone)
+    paths = tmp_path / "p.json", tmp_path / "p.html"
+    with pytest.raises(BrokenPipeError):
+        edgesdk_here("profile", bundle / "edge", "--runs", "2", "--json", paths[0], "--html", paths[1])
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_a_batch_of_another_size_is_refused_before_anything_is_loaded(make_checkpoint, tmp_path, monkeypatch):
+    export_bundle(make_checkpoint("none"), tmp_path / "b", images=parity_images(None, 32), batch="static")
+    monkeypatch.setattr(encoder, "open_backend", None)
+    assert_one_line_error(edgesdk_here("profile", tmp_path / "b/edge", "--batch", "4"), "batches of 1, not 4")
 
 
 def test_the_page_needs_nothing_else(report, tmp_path):
@@ -201,6 +220,7 @@ def test_reports_are_compared_with_the_first(bundle, tmp_path):
     [
         ["a", "b"],
         ["a", "--html", "x", "--device", "nano"],
+        ["a", "--html", "-"],
         ["--compare"],
         ["a", "--html", "x", "--compare"],
         ["a", "--compare", "--json", "x"],

@@ -11,9 +11,11 @@ from edge_sdk.errors import ConfigError
 from edge_sdk.profile.devices import DEVICES, Device, PowerMode, find_device
 from edge_sdk.profile.predict import (
     CONSTANTS,
+    COVERED_UNSEEN,
     INTERVAL,
     MEDIAN_ERROR,
     WORST_BOARD,
+    WORST_BOARD_COVERED,
     WORST_BOARD_ERROR,
     Constants,
     Kernel,
@@ -119,6 +121,10 @@ def test_the_constants_and_their_error_are_those_of_the_fit(fit_predictor):
     assert fit_predictor.factor(boards) == pytest.approx(INTERVAL, abs=0.05)
     covered = [np.mean([abs(error) <= math.log(INTERVAL) for error in errors]) for errors in boards.values()]
     assert np.mean(covered) >= 0.8
+    unseen = fit_predictor.covered_unseen(boards)  # the factor knows the board as little as the fit does
+    assert np.mean([held for found in unseen.values() for held in found]) == pytest.approx(COVERED_UNSEEN, abs=0.02)
+    assert COVERED_UNSEEN >= 0.8
+    assert np.mean(unseen[WORST_BOARD]) == pytest.approx(WORST_BOARD_COVERED, abs=0.01)
 
 
 def test_the_command_estimates_and_says_so(bundle):
