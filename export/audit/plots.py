@@ -27,7 +27,7 @@ def psnr_distribution(attacks: Sequence[AttackResult], undefended: AttackResult 
         )  # fmt: skip
     axes.set_xlabel("PSNR of the rebuilt image, dB (lower is more private)")
     axes.set_ylabel("density")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above what it would hide
     return svg(figure)
 
 
