@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from typing import Any, Literal
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
+
+from edge_sdk.errors import words_of
 
 __all__ = ["LogFormat", "configure", "without_numbers"]
 
@@ -40,15 +41,12 @@ def configure(form: LogFormat, *, requests: bool) -> None:
 def without_numbers(error: BaseException) -> BaseException:
     """An error of the same name, place and causes, and of the same words: numbers in them may be a tensor's values."""
     kind = type(type(error).__qualname__, (Exception,), {"__module__": type(error).__module__})
-    found: BaseException = kind(_NUMBER.sub("#", str(error)))
+    found: BaseException = kind(words_of(str(error)))
     found.__traceback__ = error.__traceback__
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     found.__cause__ = None if cause is None else without_numbers(cause)
     return found
 
-
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-"""That stands by itself, and not within a name."""
 
 _ISO = "%Y-%m-%dT%H:%M:%S%z"
 

@@ -91,6 +91,11 @@ class Client:
             usable = False
         if not usable:
             raise RemoteError(f"{url!r} is not a server address; expected http://HOST:PORT")
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            # Not shown: a password may be in it.
+            raise RemoteError(
+                "a server address has a user, a password, a query or a fragment; a token goes into a file"
+            )
         if not 0 < timeout_s <= 86400:
             raise RemoteError(f"timeout must be more than 0 and at most 86400 s, got {timeout_s}")
         self.url = url.rstrip("/")
@@ -169,6 +174,8 @@ class Client:
 
     def _get_object(self, path: str, seconds: float | None = None) -> dict[str, Any]:
         content = self._send("GET", path, seconds=seconds).content
+        if len(content) > oip.MAX_JSON_BYTES:
+            raise RemoteError(f"{self.url}: {path}: the answer has more than {oip.MAX_JSON_BYTES} bytes")
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:

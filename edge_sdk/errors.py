@@ -23,6 +23,7 @@ Anything else that escapes is a fault of this package.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -128,6 +129,14 @@ class DeviceError(EdgeSDKError):
 def reason(error: Exception) -> str:
     """Why it happened, without number and file name where the system says it in words."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def words_of(message: str) -> str:
+    """A message less the numbers that stand by themselves, and not within a name: they may be a tensor's values."""
+    return _NUMBER.sub("#", message)
+
+
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @contextmanager

@@ -144,8 +144,6 @@ def decode_request(body: bytes, header_length: str | None) -> InferRequest:
         TensorError: the body is not a request; the message says where.
     """
     json_part, raw = _split(body, header_length)
-    if len(json_part) > MAX_JSON_BYTES:
-        raise TensorError(f"the JSON part has more than {MAX_JSON_BYTES} bytes; send tensors as binary data")
     try:
         header = _request_decoder.decode(json_part)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -255,7 +253,7 @@ def _raw(array: Array) -> bytes:
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
     if header_length is None:
-        return body, memoryview(b"")
+        return _bounded(body), memoryview(b"")
     if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 20:
         raise TensorError(f"{HEADER_LENGTH} is {header_length[:40]!r}; expected an integer of at most 20 digits")
     if not 0 < int(header_length) <= len(body):
@@ -264,7 +262,13 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, 
         )
     view = memoryview(body)
     length = int(header_length)
-    return view[:length], view[length:]
+    return _bounded(view[:length]), view[length:]
+
+
+def _bounded(json_part: bytes | memoryview) -> bytes | memoryview:
+    if len(json_part) > MAX_JSON_BYTES:
+        raise TensorError(f"the JSON part has more than {MAX_JSON_BYTES} bytes; send tensors as binary data")
+    return json_part
 
 
 def _decode_tensors(tensors: list[Tensor], raw: memoryview) -> dict[str, Array]:

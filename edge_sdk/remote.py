@@ -75,8 +75,12 @@ class RemotePart:
         return answer
 
     def failed(self, error: RemoteError) -> None:
-        """Note that the server could not be asked: it rests, and says who it is before it gets anything more."""
+        """Note that the server could not be asked: it rests, and says who it is before it gets anything more.
+
+        On a new connection: over the old one it would not be seen whether its address has become another server's.
+        """
         self.identified = False
+        self._client.close()
         self._failures += 1
         rest = min(2.0 ** min(self._failures - 1, 10), LONGEST_REST_S)
         self._error, self._rests_until = error, time.monotonic() + rest

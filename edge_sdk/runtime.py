@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -105,9 +106,6 @@ class EdgeRuntime:
             raise ConfigError("this bundle needs the answer of every server; it cannot degrade")
         self._degrade = on_missing == "degrade"
         self._encoder, self._steps = parts[0], _steps(parts[1:])
-        self._backends: dict[str, Backend] = {
-            part.name: open_backend(part, bundle, execution) for part in parts if part.placement == EDGE
-        }
         if credentials and len(credentials) != len(servers):
             raise ConfigError(f"{len(servers)} server(s) and credentials for {len(credentials)}; give one for each")
         urls = dict(zip(parties, servers, strict=False))
@@ -127,6 +125,13 @@ class EdgeRuntime:
             for part in parts
             if part.placement in urls
         }
+        self._backends: dict[str, Backend] = {}
+        with ExitStack() as opened:  # last: an engine may take minutes to build
+            for part in parts:
+                if part.placement == EDGE:
+                    self._backends[part.name] = open_backend(part, bundle, execution)
+                    opened.callback(self._backends[part.name].close)
+            opened.pop_all()
         self._turn = threading.Lock()
         # One thread a server: the calls wait, and all are under way at once.
         self._pool = ThreadPoolExecutor(max(len(urls), 1), thread_name_prefix="remote")
@@ -144,7 +149,7 @@ class EdgeRuntime:
         return height or 0, width or 0  # open in the batch axis alone, so never None
 
     def encode(self, images: Array) -> dict[str, Array]:
-        """What leaves the device for these images.
+        """What leaves the device for these images: where a defense adds noise, with other noise at every call.
 
         Args:
             images: uint8 ``(N, H, W, 3)``, RGB, of the bundle's size.

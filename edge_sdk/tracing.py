@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from .errors import ConfigError, needs_extra
+from .errors import ConfigError, needs_extra, words_of
 
 __all__ = ["TRACE_HEADERS", "Attributes", "Spans", "exporting"]
 
 TRACE_HEADERS = ("traceparent", "tracestate")
 """W3C Trace Context, sections 3.2 and 3.3."""
+
+_UNTOLD = {"record_exception": False, "set_status_on_exception": False}
+"""What OpenTelemetry does with an error by itself: the whole of it goes into the span."""
 
 Attributes = Mapping[str, str | int | float | bool]
 """Of a span."""
@@ -40,8 +43,17 @@ class Spans:
         """A span around the body of a ``with``, below the current one."""
         if self._tracer is None:
             return nullcontext()
-        span: AbstractContextManager[Any] = self._tracer.start_as_current_span(name, attributes=attributes)
-        return span
+        return self._told(self._tracer.start_as_current_span(name, attributes=attributes, **_UNTOLD))
+
+    @contextmanager
+    def _told(self, started: AbstractContextManager[Any]) -> Iterator[Any]:
+        """A span whose error is told in words: its numbers may be a tensor's values."""
+        with started as span:
+            try:
+                yield span
+            except BaseException as error:
+                span.set_status(self._trace.StatusCode.ERROR, f"{type(error).__name__}: {words_of(str(error))}")
+                raise
 
     def current(self) -> Any:
         """The current span, to go on with in another thread."""
@@ -73,7 +85,7 @@ class Spans:
             token = context.attach(trace.set_span_in_context(parent))
             started = self._tracer.start_span(name, None, kind, attributes)
         try:
-            with trace.use_span(started, end_on_exit=True):
+            with self._told(trace.use_span(started, end_on_exit=True, **_UNTOLD)):
                 yield
         finally:
             context.detach(token)

@@ -21,7 +21,9 @@ TokenFile = Annotated[
 CaFile = Annotated[Path | None, typer.Option(help="PEM: the authority of the servers' certificates, if a private one.")]
 Certificate = Annotated[Path | None, typer.Option(help="PEM: this device's certificate, for servers that ask for one.")]
 Key = Annotated[Path | None, typer.Option(help="PEM: the key of --certificate, where that file does not hold it.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for one call of a server.")]
+Timeout = Annotated[
+    float, typer.Option(min=0.001, help="Seconds for one call of a server, once its name is looked up.")
+]
 Missing = Annotated[
     Literal["fail", "degrade"], typer.Option(help="Where a server gives no right answer: end, or do without it.")
 ]

@@ -19,6 +19,7 @@ from edge_sdk.bundle import Cost, Manifest, Part, write_bundle
 from edge_sdk.client import Client
 from edge_sdk.errors import BackendError
 from edge_sdk.tensors import TensorSpec
+from edge_sdk.tracing import Spans
 
 from ..conftest import answering_by, assert_one_line_error, edgesdk, edgesdk_here, held_port, serving
 
@@ -352,3 +353,27 @@ def test_a_failed_request_is_a_failed_span(bundle):
 def test_what_is_no_endpoint_is_refused(bundle, photo):
     done = edgesdk_here("run", bundle / "edge", photo, "--server", "http://127.0.0.1:1", "--otlp-endpoint", "host:1")
     assert_one_line_error(done, "'host:1' is no OTLP endpoint")
+
+
+def test_a_devices_spans_hold_no_values_of_what_failed(monkeypatch):
+    trace = pytest.importorskip("opentelemetry.trace", reason="needs edgesdk[trace]")
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    spans = Spans()
+    monkeypatch.setattr(spans, "_trace", trace)
+    monkeypatch.setattr(spans, "_tracer", provider.get_tracer("edgesdk"))
+    with pytest.raises(BackendError), spans.span("encode"):
+        raise BackendError("failed at feature 3.14159 of Conv_7")
+    with pytest.raises(BackendError), spans.request("ask", trace.INVALID_SPAN, {}, apart=True):
+        raise BackendError("failed at feature 3.14159 of Conv_7")
+    finished = exporter.get_finished_spans()
+    assert len(finished) == 2
+    for span in finished:
+        assert span.status.status_code is trace.StatusCode.ERROR
+        assert span.status.description == "BackendError: failed at feature # of Conv_7"
+        assert not span.events

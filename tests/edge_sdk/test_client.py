@@ -329,3 +329,12 @@ def test_a_server_that_lists_no_version_is_asked_for_its_choice():
     for versions in ([], None, ["x"], "1"):
         with answering(_metadata(versions)) as (url, _), Client(url) as client:
             assert list(client.identities("m")) == [("", {"edgesdk_bundle_id": "b"})]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://alice:s3cret@127.0.0.1:9", "http://127.0.0.1:9/?a=s3cret", "http://127.0.0.1:9#s3cret"]
+)
+def test_an_address_with_more_than_an_address_is_refused_and_not_shown(url):
+    with pytest.raises(RemoteError, match="a user, a password, a query or a fragment") as error:
+        Client(url)
+    assert "s3cret" not in str(error.value)

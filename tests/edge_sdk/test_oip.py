@@ -177,3 +177,11 @@ def test_a_bad_body_is_refused_with_its_reason(case):
         oip.decode_request(body, length)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_json_without_end_is_parsed_on_neither_side():
+    body = json.dumps({"model_name": "m", "outputs": [], "id": "a" * oip.MAX_JSON_BYTES}).encode()
+    for decode in (oip.decode_request, oip.decode_response):
+        for length in (None, str(len(body))):
+            with pytest.raises(TensorError, match="JSON part has more than 4194304 bytes"):
+                decode(body, length)

@@ -114,6 +114,20 @@ def test_identity_is_asked_once_a_connection():
     assert seen == [(0, "GET"), (0, "POST"), (0, "POST"), (0, "POST")]
 
 
+def test_after_a_failure_a_new_connection_is_made():
+    """Only where it connects is it seen whose address that is by now."""
+
+    def refuses(method, request):
+        return ours(method, request) if method == "GET" else b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\n{}"
+
+    ours = _party()
+    with serving_by(refuses, ours) as (url, seen), _remote(url) as remote:
+        with pytest.raises(RemoteError, match="answered 400"):
+            remote.ask(FEEDS)
+        assert _logit(remote) == 1
+    assert seen == [(0, "GET"), (0, "POST"), (1, "GET"), (1, "POST")]
+
+
 @pytest.mark.parametrize("announced", [True, False])
 def test_whoever_answers_after_a_restart_is_asked_first(announced):
     """Between two calls, with a word or without; the other party is never sent the share."""

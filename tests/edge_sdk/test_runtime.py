@@ -1,18 +1,22 @@
+import json
 import shutil
+from http.server import BaseHTTPRequestHandler
 
 import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from scipy import stats
 
-from edge_sdk import EdgeRuntime
+from edge_sdk import EdgeRuntime, oip
 from edge_sdk.backends.onnxruntime import OnnxRuntimeBackend
 from edge_sdk.bundle import EDGE, Cost, Manifest, Part, open_party, write_bundle
-from edge_sdk.errors import BackendError, BundleError, RemoteError, TensorError
+from edge_sdk.errors import BackendError, BundleError, DeviceError, RemoteError, TensorError
+from edge_sdk.noise import draw_noise
 from edge_sdk.tensors import TensorSpec
 
-from ..conftest import serving
+from ..conftest import answering_by, serving
 
 FREE = Cost(0, 0, 0, 0, ())
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -142,8 +146,8 @@ def test_a_server_folder_is_no_edge(bundle):
 
 
 @pytest.fixture
-def noisy(tmp_path):
-    """A bundle whose encoder returns its noise input times 0.5: what a noise defense exports, at its smallest."""
+def write_noisy(tmp_path):
+    """Writes a bundle whose encoder returns its noise times 0.5: what a noise defense exports, at its smallest."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 4, 4, 3])
     noise = helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["batch", 1000])
     z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 1000])
@@ -153,9 +157,27 @@ def noisy(tmp_path):
     onnx.checker.check_model(content)
     specs = (TensorSpec("image", "UINT8", (None, 4, 4, 3)), TensorSpec("noise", "FP32", (None, 1000), "normal"))
     part = Part("encoder", EDGE, specs, (TensorSpec("z", "FP32", (None, 1000)),), "encoder.onnx", FREE)
-    manifest = Manifest(format_version=1, bundle_id="0" * 64, party=EDGE, parts=(part,), defense="any")
-    write_bundle(tmp_path / "b", {EDGE: manifest}, {EDGE: {"encoder.onnx": content}})
-    return tmp_path / "b"
+
+    def write(*more):
+        parts = (part, *more)
+        manifest = Manifest(format_version=1, bundle_id="0" * 64, party=EDGE, parts=parts, defense="any")
+        path = tmp_path / f"b{len(parts)}"
+        write_bundle(path, {EDGE: manifest}, {EDGE: {"encoder.onnx": content}})
+        return path
+
+    return write
+
+
+@pytest.fixture
+def noisy(write_noisy):
+    return write_noisy()
+
+
+@pytest.fixture
+def noisy_pair(write_noisy):
+    """The same with a tail on a server."""
+    z, logits = TensorSpec("z", "FP32", (None, 1000)), TensorSpec("logits", "FP32", (None, 2))
+    return write_noisy(Part("tail", "server0", (z,), (logits,)))
 
 
 def test_noise_is_standard_normal_and_new_for_every_request(noisy):
@@ -175,14 +197,72 @@ def test_without_the_systems_entropy_nothing_is_encoded(noisy, monkeypatch):
     """Of every request anew: a generator that was seeded before could go on without."""
     images = np.zeros((1, 4, 4, 3), np.uint8)
 
-    def fails(bits):
-        raise OSError("no entropy")
+    def fails(count):
+        raise NotImplementedError("no entropy")
 
     with EdgeRuntime(noisy / "edge") as runtime:
         runtime.encode(images)
-        monkeypatch.setattr("secrets.randbits", fails)
-        with pytest.raises(OSError, match="no entropy"):
+        monkeypatch.setattr("os.urandom", fails)
+        with pytest.raises(DeviceError, match="without noise nothing is sent: no entropy"):
             runtime.encode(images)
+
+
+@pytest.mark.parametrize("count", [1, 7, 200_000])
+def test_noise_is_as_a_normal_distribution_is_all_over(count):
+    (drawn,) = draw_noise([TensorSpec("noise", "FP32", (None, count), "normal")], 1).values()
+    assert (drawn.dtype, drawn.shape) == (np.float32, (1, count))
+    assert np.isfinite(drawn).all()
+    if count > 1000:
+        assert stats.kstest(drawn[0], "norm").pvalue > 1e-9
+        assert abs(np.corrcoef(drawn[0, : count // 2], drawn[0, count // 2 :])[0, 1]) < 0.02  # of one pair each
+
+
+@pytest.mark.parametrize("first", ["503", "hang up"])
+def test_what_is_sent_again_has_the_noise_that_it_had(noisy_pair, first):
+    """Drawn anew for each try, it would be averaged away by a server that refuses."""
+    bodies = []
+
+    class Refuses(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments):
+            pass
+
+        def do_GET(self):
+            identity = {"edgesdk_bundle_id": "0" * 64, "edgesdk_party": "server0"}
+            self.answer(200, json.dumps({"name": "tail", "properties": identity}).encode())
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked = oip.decode_request(body, self.headers[oip.HEADER_LENGTH])
+            bodies.append(asked.inputs["z"].copy())
+            if len(bodies) == 1 and first == "503":
+                self.answer(503, b"{}")
+            elif len(bodies) == 1:
+                self.close_connection = True
+            else:
+                logits = {"logits": np.zeros((1, 2), np.float32)}
+                headers, chunks = oip.encode_response("tail", "1", logits, request=asked, parameters={})
+                self.answer(200, b"".join(chunks), headers)
+
+        def answer(self, status, content, headers=()):
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(content)), **dict(headers)}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+    with answering_by(Refuses) as url, EdgeRuntime(noisy_pair / "edge", url) as runtime:
+        runtime.predict(np.zeros((1, 4, 4, 3), np.uint8))
+    assert len(bodies) == 2
+    assert bodies[0].tobytes() == bodies[1].tobytes()
+    assert bodies[0].std() > 0.4
+
+
+def test_a_wrong_address_is_told_before_anything_is_loaded(bundle, monkeypatch):
+    monkeypatch.setattr("edge_sdk.runtime.open_backend", None)
+    with pytest.raises(RemoteError, match="is not a server address"):
+        EdgeRuntime(bundle / "edge", "ftp://x")
 
 
 @pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")

@@ -35,7 +35,7 @@ def test_the_exported_parts_compute_what_torch_computes(bundle, make_checkpoint,
     np.testing.assert_allclose(logits, _expected(make_checkpoint("siftfunnel"), IMAGES[:batch]), atol=1e-4)
 
 
-@pytest.mark.parametrize(("wire", "dtype", "tolerance"), [("float16", np.float16, 2e-3), ("uint8", np.uint8, 3e-2)])
+@pytest.mark.parametrize(("wire", "dtype", "tolerance"), [("float16", np.float16, 1e-4), ("uint8", np.uint8, 1e-3)])
 def test_narrower_wires_lose_little(make_checkpoint, tmp_path, wire, dtype, tolerance):
     checkpoint = make_checkpoint("none")
     export_bundle(checkpoint, tmp_path / "b", images=parity_images(None, 32), wire_dtype=wire)
