@@ -302,7 +302,9 @@ class Client:
         except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
             cause = _cause(error)
             if isinstance(cause, TimeoutError) or isinstance(error, requests.Timeout):
-                raise RemoteTimeout(f"{self.url}: no whole answer to {path} within {self.timeout_s:g} s") from error
+                raise RemoteTimeout(
+                    f"{self.url}: no whole answer to {path} within {self._deadline.seconds:g} s"
+                ) from error
             if isinstance(error, requests.ConnectionError | urllib3.exceptions.ProtocolError):
                 return cause, None
             raise RemoteError(f"{self.url}: {path}: {error}") from error

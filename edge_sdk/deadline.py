@@ -14,14 +14,18 @@ __all__ = ["Deadline", "timed"]
 
 
 class Deadline:
-    """When the current call ends; one call at a time."""
+    """When the current call ends; one call at a time.
+
+    Attributes:
+        seconds: that it may take in all.
+    """
 
     def __init__(self) -> None:
-        self._end = 0.0
+        self._end = self.seconds = 0.0
 
     def start(self, seconds: float) -> None:
         """A call begins, and may take that long."""
-        self._end = time.monotonic() + seconds
+        self._end, self.seconds = time.monotonic() + seconds, seconds
 
     def left(self) -> float:
         """Seconds; negative once it has passed."""
