@@ -37,7 +37,8 @@ class WireDtype(str, Enum):
 
 def export(
     defense: str = typer.Option(
-        ..., help="none, siftfunnel or privdfs, which are shipped; with --checkpoint, that of the training."
+        ...,
+        help="none, siftfunnel, privdfs or fsinfoguard, which are shipped; with --checkpoint, that of the training.",
     ),
     backbone: str | None = typer.Option(
         None, help="Network that is cut; cnn is shipped. [default: cnn, or the checkpoint's]"

@@ -25,7 +25,7 @@ MODELS = sorted(path.parent.name for path in ZOO.glob("*/model.safetensors"))
 
 
 def test_the_undefended_and_the_defended_cnn_are_shipped():
-    assert {"none-cnn", "privdfs-cnn", "siftfunnel-cnn"} <= set(MODELS)
+    assert {"fsinfoguard-cnn", "none-cnn", "privdfs-cnn", "siftfunnel-cnn"} <= set(MODELS)
     assert sum(path.stat().st_size for path in ZOO.rglob("*")) < 25e6
 
 
