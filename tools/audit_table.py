@@ -94,8 +94,9 @@ def rank() -> str:
 
 
 def kept_audits() -> Iterator[tuple[str, AuditReport]]:
-    """Every audit of the repository, by the name that the table gives it: shipped models first."""
-    paths = [*sorted(ZOO.glob(f"*/{AUDIT_FILE}")), *sorted(AUDITS.glob("*.json"))]
+    """Every audit of the repository, by the name that the table gives it: the undefended first, then shipped models."""
+    shipped = sorted(ZOO.glob(f"*/{AUDIT_FILE}"), key=lambda path: (not path.parent.name.startswith("none-"), path))
+    paths = [*shipped, *sorted(AUDITS.glob("*.json"))]
     for path in paths:
         report = load_report(path)
         name = f"`{report.title}`"
