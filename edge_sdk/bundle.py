@@ -23,6 +23,7 @@ __all__ = [
     "EDGE",
     "FORMAT_VERSION",
     "PARTY_KEY",
+    "SUMS_FILE",
     "Cost",
     "LayerCost",
     "Manifest",

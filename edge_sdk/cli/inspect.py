@@ -17,11 +17,12 @@ def inspect(
 ) -> None:
     """Verify a bundle's hashes and print what each party holds.
 
-    Folders of several exports are refused; a party that is not there is said, on standard error.
+    Folders of several exports are refused; a party that is not there, and a file that does not belong, are said on
+    standard error.
     """
     import msgspec
 
-    from ..bundle import EDGE, open_parties
+    from ..bundle import EDGE, SUMS_FILE, open_parties
 
     opened = open_parties(bundle)
     here = [party.manifest.party for party in opened]
@@ -29,6 +30,11 @@ def inspect(
     absent = [] if opened[0].path == bundle else [party for party in (EDGE, *asked) if party not in here]
     if absent:
         typer.echo(f"edgesdk: warning: {bundle}: not a whole bundle, without {', '.join(absent)}", err=True)
+    for party in opened:
+        # Nothing reads it; it may still be what this party must not have.
+        if strange := sorted(path.name for path in party.path.iterdir() if path.name not in {*party.files, SUMS_FILE}):
+            told = f"holds what is not of the bundle, and was not verified: {', '.join(strange)}"
+            typer.echo(f"edgesdk: warning: {party.path}: {told}", err=True)
     if as_json:
         content = {party.manifest.party: party.manifest for party in opened}
         typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())

@@ -314,6 +314,10 @@ def test_inspect_refuses_folders_of_several_exports_and_names_what_is_not_there(
     for alone in (part / "edge", part / "server0"):
         done = edgesdk_here("inspect", alone)
         assert (done.returncode, done.stderr) == (0, "")
+    shutil.copy(shares_bundle / "server1" / "tail1.onnx", part / "server0")
+    told = "holds what is not of the bundle, and was not verified: tail1.onnx"
+    assert edgesdk_here("inspect", part / "server0").stderr == f"edgesdk: warning: {part / 'server0'}: {told}\n"
+    (part / "server0" / "tail1.onnx").unlink()
     shutil.copytree(part / "server0", part / "server1")
     assert_one_line_error(edgesdk_here("inspect", part), "server1: holds server0")
     shutil.rmtree(part / "server1")
