@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-__all__ = ["run_apart"]
+from .errors import BackendError
+
+__all__ = ["answer_apart", "run_apart"]
 
 _CHILD = """
 import json, sys
@@ -19,6 +21,29 @@ module, _, name = function.partition(":")
 sys.exit(getattr(import_module(module), name)(*json.loads(arguments)))
 """
 """Not by ``-m``: the current folder, where anybody may write, is on its path."""
+
+
+def answer_apart(
+    purpose: str,
+    function: str,
+    *arguments: str | int | None,
+    content: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> bytes:
+    """Run it as ``run_apart`` does; what it wrote to its standard output.
+
+    Args:
+        purpose: of the process, as in "measures memory".
+        function, arguments, content, environment: as there.
+
+    Raises:
+        BackendError: the process failed; the message has the last line that it wrote to its standard error.
+    """
+    done = run_apart(function, *arguments, content=content, environment=environment)
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise BackendError(f"the process that {purpose} failed with status {done.returncode}: {''.join(last)}")
+    return done.stdout
 
 
 def run_apart(

@@ -6,8 +6,7 @@ import sys
 
 import msgspec
 
-from ..apart import run_apart
-from ..errors import BackendError
+from ..apart import answer_apart
 
 __all__ = ["peak_memory_bytes"]
 
@@ -20,11 +19,8 @@ def peak_memory_bytes(model: bytes, batch: int, num_threads: int | None) -> int 
     Raises:
         BackendError: the measuring process failed.
     """
-    done = run_apart(f"{__name__}:{_measure.__name__}", batch, num_threads, content=model)
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise BackendError(f"the process that measures memory failed with status {done.returncode}: {''.join(last)}")
-    return msgspec.json.decode(done.stdout, type=int | None)
+    answer = answer_apart("measures memory", f"{__name__}:{_measure.__name__}", batch, num_threads, content=model)
+    return msgspec.json.decode(answer, type=int | None)
 
 
 def _peak_rss() -> int | None:

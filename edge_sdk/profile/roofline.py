@@ -10,9 +10,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from ..apart import run_apart
+from ..apart import answer_apart
 from ..bundle import LayerCost
-from ..errors import BackendError
 from .devices import ELEMENT_BYTES
 
 __all__ = ["LayerPoint", "Roofs", "layer_points", "measured_roofs"]
@@ -49,10 +48,8 @@ def measured_roofs(num_threads: int | None = None) -> Roofs:
         BackendError: the measuring process failed.
     """
     threads = {} if num_threads is None else dict.fromkeys(THREADS, str(num_threads))
-    done = run_apart(f"{__name__}:{_measure.__name__}", environment=threads)
-    if done.returncode:
-        raise BackendError(f"the process that measures the roofs failed with status {done.returncode}")
-    return msgspec.json.decode(done.stdout, type=Roofs)
+    answer = answer_apart("measures the roofs", f"{__name__}:{_measure.__name__}", environment=threads)
+    return msgspec.json.decode(answer, type=Roofs)
 
 
 def _measure() -> int:
