@@ -14,19 +14,19 @@ import msgspec
 from ..backends import DEFAULT_EXECUTION, Backend, BackendName, Execution, open_backend
 from ..bundle import EDGE, Cost, Part, PartyBundle, Precision, open_party
 from ..engine.process import available_memory
-from ..errors import BackendError, DeviceError, TensorError
+from ..errors import BackendError, DeviceError
 from ..noise import draw_noise
-from ..tensors import Array, TensorSpec, batch_is_fixed
+from ..tensors import Array, TensorSpec
 from .conditions import Conditions, ConditionsSampler, Extremes
 from .devices import ELEMENT_BYTES
-from .feeds import random_feeds
+from .energy import PartEnergy, measured_energies
+from .feeds import check_batch, random_feeds
 from .layers import layer_times
 from .machine import Accelerator, Machine
 from .memory import peak_memory_bytes
-from .power import Energy, PowerSampler, PowerSource, power_source
 from .stats import LatencyStats
 
-__all__ = ["PartEnergy", "PartProfile", "ProfileReport", "Ratio", "named_parts", "profile_edge", "run_ms"]
+__all__ = ["PartProfile", "ProfileReport", "Ratio", "named_parts", "profile_edge", "run_ms"]
 
 LEAST_WARM_UP_S = 0.5
 CHECK_ROUNDS = 50
@@ -34,38 +34,6 @@ CHECK_ROUNDS = 50
 
 GPU_RUNS = 200
 """Runs that are timed step by step on the GPU, after those whose latency is reported."""
-
-IDLE_S, ENERGY_S = 2.0, 5.0
-"""How long rails are read with nothing running, and with a part running."""
-
-SETTLE_S, RISE_S = 2.0, 0.5
-"""How long nothing runs, and a part does, before that: clocks fall and rise, and monitors give means of what was."""
-
-
-class PartEnergy(msgspec.Struct, frozen=True):
-    """What one run of a part draws, by rail.
-
-    Attributes:
-        num_runs: one after the other.
-        seconds: that they took.
-        num_samples: readings of each rail in that time.
-        total_rail: that carries the whole module, the other rails' power included; None where there is none.
-        mean_mw: while it ran.
-        idle_mw: before, with nothing running.
-        run_mj: of one run.
-        above_idle_mj: of one run, less what the idle machine draws in its time.
-        during: the conditions' worst while it ran.
-    """
-
-    num_runs: int
-    seconds: float
-    num_samples: int
-    total_rail: str | None
-    mean_mw: dict[str, float]
-    idle_mw: dict[str, float]
-    run_mj: dict[str, float]
-    above_idle_mj: dict[str, float]
-    during: Extremes
 
 
 class PartProfile(msgspec.Struct, frozen=True):
@@ -202,8 +170,7 @@ def profile_edge(
     _check_memory(parts, batch, execution)
     execution = execution._replace(max_batch=batch)
     for part in parts:
-        if batch_is_fixed(part.inputs) and batch != 1:  # before an engine is built for it
-            raise TensorError(f"{path}: exported for batches of 1, not {batch}; export with --batch dynamic")
+        check_batch(part.inputs, batch)  # before an engine is built for it
     with ExitStack() as opened:
         loaded = [_load(part, bundle, execution, batch, opened) for part in parts]
         warmed = _warm_up(loaded, warmup, 0.0 if execution.backend == "onnxruntime" else LEAST_WARM_UP_S)
@@ -212,7 +179,7 @@ def profile_edge(
             _time_in_turns(loaded, runs, until_stable, progress)
         # Before the energy: as warm as in the turns.
         told = [_library_times(each, batch, bundle, execution) for each in loaded]
-        energies = _energies(loaded)
+        energies = measured_energies([each.run_ms for each in loaded])
         end = Conditions.now()
     profiles = [
         _profile(each, warmed, batch, bundle, execution, times, energy)
@@ -301,45 +268,6 @@ def run_ms(backend: Backend, feeds: Mapping[str, Array], noises: Sequence[Tensor
         feeds = {**feeds, **draw_noise(noises, len(feeds[noises[0].name]))}
     backend.run(feeds)
     return (time.perf_counter() - begin) * 1e3
-
-
-def _energies(loaded: Sequence[_Loaded]) -> list[PartEnergy | None]:
-    """Part by part, because rails tell no parts apart; a monitor that fails costs the report its energies alone."""
-    try:
-        with power_source() as source:
-            if source is None:
-                return [None] * len(loaded)
-            time.sleep(SETTLE_S)
-            with PowerSampler(source) as sampler:
-                time.sleep(IDLE_S)
-            idle = sampler.energy()
-            return [_energy(each, source, idle) for each in loaded]
-    except DeviceError as error:
-        warnings.warn(f"no energy: {error}", stacklevel=2)
-        return [None] * len(loaded)
-
-
-def _energy(loaded: _Loaded, source: PowerSource, idle: Energy) -> PartEnergy:
-    runs, warm = 0, time.monotonic() + RISE_S
-    while time.monotonic() < warm:
-        loaded.run_ms()
-    with ConditionsSampler() as watched, PowerSampler(source) as sampler:
-        begin = time.monotonic()
-        while time.monotonic() - begin < ENERGY_S:
-            loaded.run_ms()
-            runs += 1
-    found = sampler.energy()
-    return PartEnergy(
-        num_runs=runs,
-        seconds=found.seconds,
-        num_samples=found.num_samples,
-        total_rail=found.total_rail,
-        mean_mw=found.mean_mw,
-        idle_mw=idle.mean_mw,
-        run_mj=found.per_run_mj(runs),
-        above_idle_mj=found.per_run_mj(runs, idle),
-        during=watched.extremes(),
-    )
 
 
 _Times = tuple[dict[str, float], dict[str, LatencyStats], int | None]

@@ -7,15 +7,18 @@ from html import unescape
 import pytest
 from msgspec.structs import replace
 
+from edge_sdk import apart
 from edge_sdk.apart import run_apart
 from edge_sdk.bundle import LayerCost, open_party
 from edge_sdk.cli import profile_tables
 from edge_sdk.cli.profile_tables import print_profile
 from edge_sdk.noise import draw_noise
-from edge_sdk.profile import encoder, memory, power
+from edge_sdk.profile import encoder, power
+from edge_sdk.profile import energy as energies
 from edge_sdk.profile.caveats import caveats
 from edge_sdk.profile.conditions import Extremes
-from edge_sdk.profile.encoder import PartEnergy, profile_edge
+from edge_sdk.profile.encoder import profile_edge
+from edge_sdk.profile.energy import PartEnergy
 from edge_sdk.profile.memory import peak_memory_bytes
 from edge_sdk.profile.report import write_html
 from edge_sdk.profile.roofline import layer_points, measured_roofs
@@ -55,7 +58,7 @@ def test_what_lies_in_the_current_folder_is_not_run(bundle, tmp_path, monkeypatc
 
 
 def test_memory_that_cannot_be_measured_costs_the_report_nothing_else(bundle, monkeypatch):
-    monkeypatch.setattr(memory, "run_apart", lambda *_, **__: run_apart("os:abort"))
+    monkeypatch.setattr(apart, "run_apart", lambda *_, **__: run_apart("os:abort"))
     with pytest.warns(UserWarning, match="no peak memory: the process that measures memory failed"):
         report = profile_edge(bundle / "edge", runs=2, warmup=0)
     assert report.encoder.peak_memory_bytes is None
@@ -72,11 +75,11 @@ def test_loading_and_the_first_run_stand_apart(report):
 
 def test_energy_of_a_run_comes_from_the_rails(bundle, tmp_path, monkeypatch):
     for name in ("SETTLE_S", "RISE_S", "IDLE_S"):
-        monkeypatch.setattr(encoder, name, 0.05)
-    monkeypatch.setattr(encoder, "ENERGY_S", 0.3)
+        monkeypatch.setattr(energies, name, 0.05)
+    monkeypatch.setattr(energies, "ENERGY_S", 0.3)
     line = "RAM 519/7607MB VDD_IN 5000mW/5000mW VDD_SOC 2000mW/2000mW"
     command = (sys.executable, "-uc", f"import time; print({line!r}); time.sleep(60)")
-    monkeypatch.setattr(encoder, "power_source", lambda: power.power_source(tmp_path, command))
+    monkeypatch.setattr(energies, "power_source", lambda: power.power_source(tmp_path, command))
     report = profile_edge(bundle / "edge", runs=3, warmup=0)
     energy = report.encoder.energy
     assert energy.num_runs >= 1
@@ -160,7 +163,9 @@ def test_a_report_is_written_before_it_is_printed(bundle, tmp_path, monkeypatch)
 def test_a_batch_of_another_size_is_refused_before_anything_is_loaded(make_checkpoint, tmp_path, monkeypatch):
     export_bundle(make_checkpoint("none"), tmp_path / "b", images=parity_images(None, 32), batch="static")
     monkeypatch.setattr(encoder, "open_backend", None)
-    assert_one_line_error(edgesdk_here("profile", tmp_path / "b/edge", "--batch", "4"), "batches of 1, not 4")
+    assert_one_line_error(
+        edgesdk_here("profile", tmp_path / "b/edge", "--batch", "4"), "exported for batch 1, 4 was asked for"
+    )
 
 
 def test_the_page_needs_nothing_else(report, tmp_path):
