@@ -13,7 +13,7 @@ import tarfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -210,6 +210,22 @@ def read_request(connection: socket.socket) -> bytes:
     while length and len(body) < int(length.group(1)):
         body += connection.recv(65536)
     return head + end + body
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """Of a server that keeps connections open and writes no log."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def answer(self, content: bytes, headers: Iterable[tuple[str, str]] = (), *, status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **dict(headers)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 import json
 import shutil
-from http.server import BaseHTTPRequestHandler
 
 import msgspec
 import numpy as np
@@ -16,7 +15,7 @@ from edge_sdk.errors import BackendError, BundleError, DeviceError, RemoteError,
 from edge_sdk.noise import draw_noise
 from edge_sdk.tensors import TensorSpec
 
-from ..conftest import answering_by, serving
+from ..conftest import QuietHandler, answering_by, serving
 
 FREE = Cost(0, 0, 0, 0, ())
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -222,35 +221,23 @@ def test_what_is_sent_again_has_the_noise_that_it_had(noisy_pair, first):
     """Drawn anew for each try, it would be averaged away by a server that refuses."""
     bodies = []
 
-    class Refuses(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments):
-            pass
-
+    class Refuses(QuietHandler):
         def do_GET(self):
             identity = {"edgesdk_bundle_id": "0" * 64, "edgesdk_party": "server0"}
-            self.answer(200, json.dumps({"name": "tail", "properties": identity}).encode())
+            self.answer(json.dumps({"name": "tail", "properties": identity}).encode())
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             asked = oip.decode_request(body, self.headers[oip.HEADER_LENGTH])
             bodies.append(asked.inputs["z"].copy())
             if len(bodies) == 1 and first == "503":
-                self.answer(503, b"{}")
+                self.answer(b"{}", status=503)
             elif len(bodies) == 1:
                 self.close_connection = True
             else:
                 logits = {"logits": np.zeros((1, 2), np.float32)}
                 headers, chunks = oip.encode_response("tail", "1", logits, request=asked, parameters={})
-                self.answer(200, b"".join(chunks), headers)
-
-        def answer(self, status, content, headers=()):
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **dict(headers)}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
+                self.answer(b"".join(chunks), headers.items())
 
     with answering_by(Refuses) as url, EdgeRuntime(noisy_pair / "edge", url) as runtime:
         runtime.predict(np.zeros((1, 4, 4, 3), np.uint8))

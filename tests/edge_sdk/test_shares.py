@@ -5,7 +5,6 @@ import signal
 import socket
 import time
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler
 
 import msgspec
 import numpy as np
@@ -20,7 +19,7 @@ from edge_sdk.collusion import ColocationWarning
 from edge_sdk.errors import BundleError, CollusionError, ConfigError, RemoteError, RemoteTimeout
 from edge_sdk.tensors import TensorSpec
 
-from ..conftest import answering_by, assert_one_line_error, edgesdk, meanwhile, serving, wait_until
+from ..conftest import QuietHandler, answering_by, assert_one_line_error, edgesdk, meanwhile, serving, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::edge_sdk.collusion.ColocationWarning")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -57,27 +56,15 @@ def impostor(bundle, k, answer, **claims):
     manifest = open_party(bundle / f"server{k}").manifest
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments):
-            pass
-
+    class Handler(QuietHandler):
         def do_GET(self):
             identity = {"edgesdk_bundle_id": manifest.bundle_id, "edgesdk_party": f"server{k}", **claims}
-            self.send(json.dumps({"name": f"tail{k}", "properties": identity}).encode())
+            self.answer(json.dumps({"name": f"tail{k}", "properties": identity}).encode())
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             asked.append(body)
             answer(oip.decode_request(body, self.headers[oip.HEADER_LENGTH]), self)
-
-        def send(self, body, headers=()):
-            self.send_response(200)
-            for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
 
     with answering_by(Handler) as url:
         yield url, asked
@@ -86,7 +73,7 @@ def impostor(bundle, k, answer, **claims):
 def _tensor(name, array):
     def answer(request, handler):
         headers, chunks = oip.encode_response("m", "1", {name: array}, request=request, parameters={})
-        handler.send(b"".join(chunks), headers)
+        handler.answer(b"".join(chunks), headers.items())
 
     return answer
 
@@ -237,7 +224,7 @@ GARBAGE = {
     "wrong dtype": (_tensor("logits_1", np.zeros((3, 10), np.int32)), "expected dtype FP32"),
     "not finite": (_tensor("logits_1", np.full((3, 10), np.nan, np.float32)), "not finite"),
     "another tensor": (_tensor("logits_0", np.zeros((3, 10), np.float32)), "expected tensors"),
-    "no answer of the protocol": (lambda request, handler: handler.send(b"hello"), "not an inference response"),
+    "no answer of the protocol": (lambda request, handler: handler.answer(b"hello"), "not an inference response"),
     "silence": (lambda request, handler: time.sleep(1.5), "no whole answer"),
 }
 
