@@ -181,17 +181,17 @@ def main() -> None:
     ]  # fmt: skip
     print_table("", ["device", "precision", "network", "published, ms", "fitted, ms", "error", "device left out"], rows)
     boards = by_board(unseen)
-    within = factor(boards)
+    within, covered = factor(boards), covered_unseen(boards)
     rows = [
         [name, str(len(errors)), f"{median_error(errors):.0%}", str(sum(abs(e) <= math.log(within) for e in errors)),
-         str(sum(covered_unseen(boards)[name]))]
+         str(sum(covered[name]))]
         for name, errors in boards.items()
     ]  # fmt: skip
     header = ["board", "points", "median error", f"within {within:.2f}", "within the others' factor"]
     print_table("left out of the fit", header, rows)
     print(f"median error {median_error(list(unseen.values())):.0%} over {len(unseen)} points")
     print(f"{COVERED:.0%} are within a factor of {within:.2f}, each board of the same weight")
-    held = [each for found in covered_unseen(boards).values() for each in found]
+    held = [each for found in covered.values() for each in found]
     print(f"{np.mean(held):.0%} of the points are within the factor that the other boards' errors set")
     print(constants)
 

@@ -81,24 +81,22 @@ def export(
         from export.zoo import zoo_model
     key = _read_key(key_file) if key_file else None
     weights = checkpoint or zoo_model(defense, backbone or "cnn")
-    if out is not None:
-        check_target(out)
     source = load_checkpoint(weights)
     backbone = backbone or source.config.backbone
     source.require(defense, backbone)
     target = out or Path(f"{defense}-{backbone}")
     check_target(target)
+    size = image_size or source.image_size
     privacy = audit_summary(
         source,
         audit or [weights.with_name(AUDIT_FILE)],
         wire_dtype.value,
-        image_size or source.image_size,
+        size,
         precisions=["fp32", *(each.value for each in precision)],
         max_psnr_db=max_psnr,
         max_fsinfo=max_fsinfo,
         named=bool(audit),
     )
-    size = image_size or source.image_size
     images, calibration = parity_images(data, size), None
     if LowPrecision.INT8 in precision and data is not None:
         splits = load_splits(data, size, source.data.get("seed", 0))
