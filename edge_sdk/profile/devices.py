@@ -8,12 +8,14 @@ android_device_nvidia_concord, with the Super modes of JetPack 6.2, and the 7 W 
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from ..bundle import Precision
 from ..errors import ConfigError
 
-__all__ = ["DEVICES", "ELEMENT_BYTES", "Device", "PowerMode", "find_device"]
+__all__ = ["DEVICES", "ELEMENT_BYTES", "Device", "PowerMode", "find_device", "modules_in"]
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 """Of one number."""
@@ -33,6 +35,10 @@ class PowerMode(msgspec.Struct, frozen=True):
     gpu_mhz: int
     memory_gbps: float
     sourced: bool = True
+
+    def is_called(self, name: str) -> bool:
+        """In any case, with or without the MODE_ of some."""
+        return self.name.lower() == name.lower().removeprefix("mode_")
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -56,7 +62,7 @@ class Device(msgspec.Struct, frozen=True):
     modes: tuple[PowerMode, ...]
 
     def mode(self, name: str | None) -> PowerMode:
-        """The mode of that name, in any case, with or without the MODE_ of some; None is the highest.
+        """The mode of that name; None is the highest.
 
         Raises:
             ConfigError: there is none.
@@ -64,7 +70,7 @@ class Device(msgspec.Struct, frozen=True):
         if name is None:
             return self.modes[0]
         for mode in self.modes:
-            if mode.name.lower() == name.lower().removeprefix("mode_"):
+            if mode.is_called(name):
                 return mode
         raise ConfigError(f"{self.name} has no power mode {name!r}; it has {', '.join(m.name for m in self.modes)}")
 
@@ -73,6 +79,9 @@ _MAXWELL: dict[Precision, int] = {"fp32": 256, "fp16": 512}
 _VOLTA: dict[Precision, int] = {"fp32": 128, "fp16": 1024, "int8": 2048}
 _AMPERE: dict[Precision, int] = {"fp32": 1024, "fp16": 2048, "int8": 4096}
 _BLACKWELL: dict[Precision, int] = {"fp32": 4096, "fp16": 8192, "int8": 8192}
+CLOCK_TOLERANCE = 0.03
+"""Of a clock: 612 MHz are 624.75 in the tables of some releases."""
+
 CAPPED = 2133 / 3199
 """Of the memory's bandwidth, in modes that cap its clock at 2133 MHz."""
 
@@ -147,3 +156,25 @@ def find_device(name: str) -> Device:
     if name not in DEVICES:
         raise ConfigError(f"no device {name!r}; available: {', '.join(DEVICES)}")
     return DEVICES[name]
+
+
+def modules_in(
+    power_mode: str, compute_capability: str, num_sms: int | None, gpu_mhz: int
+) -> list[tuple[Device, PowerMode]]:
+    """The modules that in a mode of this name have such a GPU: what a Jetson tells of itself is no module's name.
+
+    Args:
+        power_mode: as nvpmodel prints it.
+        compute_capability: of the GPU.
+        num_sms: that are on.
+        gpu_mhz: highest clock allowed.
+    """
+    return [
+        (device, mode)
+        for device in _ALL
+        for mode in device.modes
+        if device.compute_capability == compute_capability
+        and mode.is_called(power_mode)
+        and mode.num_sms == num_sms
+        and math.isclose(mode.gpu_mhz, gpu_mhz, rel_tol=CLOCK_TOLERANCE)
+    ]

@@ -56,13 +56,17 @@ class Accelerator(msgspec.Struct, frozen=True):
 
     Attributes:
         library: with its version.
-        gpu: its name, compute capability and number of SMs; None where pycuda is not installed.
+        gpu: its name; None where pycuda is not installed.
         driver: the CUDA version that the driver is for; likewise.
+        compute_capability: of the GPU, ``8.7``; likewise.
+        num_sms: streaming multiprocessors that are on; likewise.
     """
 
     library: str
     gpu: str | None = None
     driver: str | None = None
+    compute_capability: str | None = None
+    num_sms: int | None = None
 
     @classmethod
     def of(cls, execution: Execution) -> Accelerator | None:
@@ -80,12 +84,14 @@ class Accelerator(msgspec.Struct, frozen=True):
             here, version = Gpu.here(), cuda().get_driver_version()
         except EdgeSDKError:
             return cls(library)
-        gpu = f"{here.name} (sm_{here.compute_capability.replace('.', '')}, {here.num_sms} SMs)"
-        return cls(library, gpu, f"CUDA {version // 1000}.{version % 1000 // 10}")
+        driver = f"CUDA {version // 1000}.{version % 1000 // 10}"
+        return cls(library, here.name, driver, here.compute_capability, here.num_sms)
 
     def __str__(self) -> str:
-        driver = f"driver of {self.driver}" if self.driver else None
-        return ", ".join(each for each in (self.library, self.gpu, driver) if each)
+        if self.compute_capability is None:
+            return self.library
+        sm = self.compute_capability.replace(".", "")
+        return f"{self.library}, {self.gpu} (sm_{sm}, {self.num_sms} SMs), driver of {self.driver}"
 
 
 def ran_on(machine: Machine, accelerator: Accelerator | None) -> str:

@@ -11,7 +11,7 @@ from .encoder import ProfileReport, named_parts
 from .layer_rows import layer_rows
 from .plots import latency_histogram, layer_bars, roofline
 from .power import rail_label
-from .roofline import layer_points, measured_roofs
+from .roofline import Roofs, layer_points, measured_roofs, sheet_roofs
 
 __all__ = ["write_html"]
 
@@ -30,10 +30,9 @@ def write_html(report: ProfileReport, path: Path) -> None:
         DataError: the page cannot be written.
     """
     parts = named_parts(report)
-    # The roof is the CPU's, in float32.
-    on_cpu = report.backend == "onnxruntime" and report.precision == "fp32"
-    points = layer_points(report.encoder.cost.layers, report.encoder.layer_ms, report.batch) if on_cpu else []
-    roofs = measured_roofs(report.num_threads) if points else None
+    layers = layer_rows(report.encoder, report.batch, report.precision)
+    points = layer_points(layers)
+    roofs = _roofs(report) if points else None
     try:
         write_page(
             TEMPLATE,
@@ -43,10 +42,17 @@ def write_html(report: ProfileReport, path: Path) -> None:
             caveats=caveats(report),
             histogram=latency_histogram(parts),
             rail_label=rail_label,
-            layers=layer_rows(report.encoder, report.batch, report.precision),
+            layers=layers,
             bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
             roofs=roofs,
             roofline=roofline(points, roofs) if roofs else None,
         )
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _roofs(report: ProfileReport) -> Roofs | None:
+    """A CPU's are measured, in float32 alone; a Jetson's GPU has a data sheet."""
+    if report.accelerator:
+        return sheet_roofs(report.accelerator, report.begin, report.precision)
+    return measured_roofs(report.num_threads) if report.precision == "fp32" else None

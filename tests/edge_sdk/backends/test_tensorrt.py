@@ -137,6 +137,14 @@ def test_a_profile_of_a_gpu_tells_its_steps_and_layers(driver, bundle, tmp_path,
     assert "gpu_compute" in page
     assert "node_conv2d + node_relu" in page
     assert "No roofline" in page
+    begin = msgspec.structs.replace(report.begin, power_mode="15W", gpu_mhz=(612, 306, 612))
+    costly = max(report.encoder.cost.layers, key=lambda layer: layer.flops).name
+    encoder = msgspec.structs.replace(report.encoder, layer_ms={f"{costly} + node_relu": 0.25})
+    write_html(msgspec.structs.replace(report, begin=begin, encoder=encoder), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "No roofline" not in page
+    assert "5014 GFLOP/s" in page
+    assert "data sheet of Jetson Orin Nano 8 GB in 15W" in page
     print_comparison([(Path("a"), report), (Path("b"), msgspec.structs.replace(report, accelerator=None))])
     assert "NOT THE SAME MACHINE, MODE, BATCH OR SOFTWARE" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from edge_sdk import apart
 from edge_sdk.apart import run_apart
-from edge_sdk.bundle import LayerCost, open_party
+from edge_sdk.bundle import open_party
 from edge_sdk.cli import profile_tables
 from edge_sdk.cli.profile_tables import print_profile
 from edge_sdk.noise import draw_noise
@@ -21,7 +21,6 @@ from edge_sdk.profile.encoder import profile_edge
 from edge_sdk.profile.energy import PartEnergy
 from edge_sdk.profile.memory import peak_memory_bytes
 from edge_sdk.profile.report import write_html
-from edge_sdk.profile.roofline import layer_points, measured_roofs
 from export.parity import parity_images
 from export.write_bundle import export_bundle
 
@@ -133,20 +132,6 @@ def test_both_encoders_send_in_the_same_dtype(make_checkpoint, tmp_path, wire_dt
         assert report.wire_dtype == {"float32": "FP32", "float16": "FP16", "uint8": "UINT8"}[name]
         ratios.append(report.ratio.wire_bytes)
     assert ratios[0] == ratios[1]
-
-
-def test_a_layers_place_under_the_roof():
-    layer = LayerCost("conv", "Conv", 1000, 0, 10, 90, (1, 2, 3))
-    silent = LayerCost("relu", "Relu", 0, 5, 0, 10, (1, 2, 3))
-    (point,) = layer_points((layer, silent), {"conv": 0.5, "relu": 0.1}, batch=2)
-    assert point == ("conv", 2000, 2000 / (40 + 4 * 90 * 2), 2000 / 0.5e-3)
-
-
-def test_the_machines_roofs_are_measured():
-    for threads in (None, 1):
-        roofs = measured_roofs(threads)
-        assert 1e9 < roofs.flops < 1e14
-        assert 1e8 < roofs.bytes_per_second < 1e13
 
 
 def test_a_report_is_written_before_it_is_printed(bundle, tmp_path, monkeypatch):
