@@ -21,7 +21,9 @@ _log = logging.getLogger("edgesdk.cloud")
 class TokenFile:
     """One token a line; empty lines and those after ``#`` do not count.
 
-    A file that cannot be read any more keeps the tokens it had: a half-written one must not open or close the door.
+    A file that is gone, cannot be read or holds no token any more lets nobody in, until it does again: so the last
+    token can be taken back. Whoever changes it renames a whole one into its place; one half-written closes the door for
+    ``LOOK_SECONDS``.
 
     Raises:
         ConfigError: the file cannot be read, or holds no token.
@@ -30,6 +32,7 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._looked = time.monotonic()
+        self._stamp: Stamp | None
         self._stamp, self._digests = _read(path)
 
     def allows(self, authorization: bytes | None) -> bool:
@@ -54,7 +57,9 @@ class TokenFile:
             if _stamp(self._path) != self._stamp:
                 self._stamp, self._digests = _read(self._path)
         except (OSError, ConfigError) as error:
-            _log.warning("the tokens stay as they were: %s", error)
+            if self._digests:
+                _log.error("nobody is let in until there are tokens again: %s", error)
+            self._stamp, self._digests = None, []
 
 
 Stamp = tuple[int, int, int]

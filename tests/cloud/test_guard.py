@@ -94,10 +94,21 @@ def test_the_file_is_read_anew_when_it_changes(tokens, monkeypatch):
     os.utime(tokens, ns=(1, 1))
     assert _status(guard, _bearer(b"abc123")) == 401
     assert _status(guard, _bearer(b"new")) == 200
-    tokens.write_text("# nobody\n")  # and one that is half written changes nothing
-    assert _status(guard, _bearer(b"new")) == 200
-    tokens.unlink()
-    assert _status(guard, _bearer(b"new")) == 200
+
+
+def test_the_last_token_can_be_taken_back(tokens, monkeypatch, caplog):
+    monkeypatch.setattr(cloud.tokens, "LOOK_SECONDS", 0)
+    guard = Guard(_application, TokenFile(tokens), Limits())
+    kept = tokens.read_text()
+    for take_back in (lambda: tokens.write_text("# nobody\n"), tokens.unlink):
+        assert _status(guard, _bearer(b"abc123")) == 200
+        take_back()
+        assert _status(guard, _bearer(b"abc123")) == 401
+        assert _status(guard, _bearer(b"")) == 401
+        assert _status(guard) == 401
+        tokens.write_text(kept)
+    assert len(caplog.messages) == 2  # one for each time, not one a request
+    assert "nobody is let in until there are tokens again" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"# none\n", b"caf\xc3\xa9\n", None])
