@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ PERIOD_SECONDS = 0.5
 """Between two writings: as old are the others' counts at most."""
 
 SUFFIX = ".json"
+
+_log = logging.getLogger("edgesdk.cloud")
 
 
 class Siblings:
@@ -38,17 +41,24 @@ class Siblings:
         self._folder, self._file, self._mine = folder, folder / f"{name}{SUFFIX}", mine
         self._task: asyncio.Task[None] | None = None
         self._written = b""
+        self._fails = False
+        self._read: dict[Path, bytes] = {}
 
     def others(self) -> Iterator[AllStatistics]:
-        """Their counts, of those that have written any."""
-        for path in self._folder.glob(f"*{SUFFIX}"):
-            if path != self._file:
-                with suppress(OSError, msgspec.DecodeError):
-                    models, refused = _decoder.decode(path.read_bytes())
+        """Their counts, of those that have written any; of a file that is gone or damaged the last ones read."""
+        for path in {*self._read, *self._folder.glob(f"*{SUFFIX}")} - {self._file}:
+            content = self._read.get(path, b"")
+            with suppress(OSError):
+                content = path.read_bytes()
+            for each in (content, self._read.get(path, b"")):
+                with suppress(msgspec.DecodeError):
+                    models, refused = _decoder.decode(each)
+                    self._read[path] = each
                     if not self._lives(path.name.removesuffix(SUFFIX)):
-                        for _, each in models:
-                            each.waiting = 0  # what it counted stays counted
+                        for _, model in models:
+                            model.waiting = 0  # what it counted stays counted
                     yield AllStatistics(dict(models), refused)
+                    break
 
     async def start(self) -> None:
         """Write from now on."""
@@ -69,9 +79,16 @@ class Siblings:
     def _write(self) -> None:
         mine = self._mine()
         content = msgspec.json.encode((list(mine.models.items()), mine.refused))
-        if content != self._written:
+        if content == self._written:
+            return
+        try:
             write_aside(self._file, content)
-            self._written = content
+        except OSError as error:  # a full or cleaned /dev/shm: no reason to serve nobody
+            if not self._fails:
+                _log.error("the other workers do not see this one's counts: %s", error)
+            self._fails = True
+        else:
+            self._written, self._fails = content, False
 
 
 _decoder = msgspec.json.Decoder(tuple[list[tuple[tuple[str, str], ModelStatistics]], dict[int, int]])

@@ -1,6 +1,8 @@
 """A server of several processes."""
 
+import asyncio
 import os
+import shutil
 import signal
 import socket
 import time
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import requests
 
+import cloud.siblings
 from cloud.siblings import Siblings
 from cloud.statistics import AllStatistics, ModelStatistics
 from cloud.tally import Tally
@@ -150,8 +153,6 @@ def test_statistics_of_two_processes_are_joined():
 
 
 def test_a_sibling_reads_all_files_but_its_own_and_none_that_is_damaged(tmp_path):
-    import asyncio
-
     def sibling(name, count):
         counts = ModelStatistics(inference_count=count, waiting=7)
         mine = AllStatistics({("tail", "1"): counts}, {401: count})
@@ -172,3 +173,39 @@ def test_a_sibling_reads_all_files_but_its_own_and_none_that_is_damaged(tmp_path
         assert [found.refused for found in each.others()] == [{401: count}]
     assert [found.models["tail", "1"].waiting for found in second.others()] == [7]
     assert [found.models["tail", "1"].waiting for found in first.others()] == [0]  # nobody waits for one that has ended
+
+
+def test_counts_that_cannot_be_written_end_nothing_and_those_read_before_stay(tmp_path, monkeypatch, caplog):
+    """As where /dev/shm is full, or cleaned while the server runs."""
+    monkeypatch.setattr(cloud.siblings, "PERIOD_SECONDS", 0.01)
+    folder, counts = tmp_path / "counts", ModelStatistics(inference_count=5)
+    folder.mkdir()
+
+    def sibling(name):
+        return Siblings(folder, name, lambda: AllStatistics({("tail", "1"): counts}, {}), lambda other: True)
+
+    def told(each):
+        return [found.models["tail", "1"].inference_count for found in each.others()]
+
+    async def go_on():
+        first, second = sibling("a"), sibling("b")
+        await first.start()
+        await second.start()
+        while told(second) != [5]:
+            await asyncio.sleep(0.01)
+        shutil.rmtree(folder)
+        counts.inference_count = 6
+        while not caplog.messages:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert told(second) == [5]
+        folder.mkdir()
+        while told(second) != [6]:
+            await asyncio.sleep(0.01)
+        shutil.rmtree(folder)
+        counts.inference_count = 7
+        return await first.stop(), await second.stop()
+
+    assert asyncio.run(go_on()) == (0, 0)
+    assert all("do not see this one's counts" in message for message in caplog.messages)
+    assert 2 <= len(caplog.messages) <= 4  # once a worker and time, not once a period
