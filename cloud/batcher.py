@@ -32,6 +32,9 @@ CHEAP_SECONDS = 100e-6
 INLINE_SECONDS = 0.02
 """A lone client's request that takes less runs there too: nobody else waits for the loop meanwhile."""
 
+FORGETS = 1.05
+"""By which the least time that any batch took grows with each: it may have been another time's."""
+
 LANES = 2
 """Batches that run beside each other."""
 
@@ -115,7 +118,7 @@ class Batcher:
         self._in_window = False  # the timer waits for more rows
         self._expiry: asyncio.Handle | None = None
         self._expires = math.inf
-        self._seconds_per_row = seconds_per_row
+        self._seconds_per_row = self._least_seconds = seconds_per_row
         self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Waiting], Run] | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(self._lanes)]
         for thread in self._threads:
@@ -145,11 +148,15 @@ class Batcher:
 
     @property
     def _is_short(self) -> bool:
-        """Whether the next batch is so short that the event loop runs it itself."""
+        """Whether the next batch is so short that the event loop runs it itself.
+
+        Half the rows may take as long: on a GPU a run costs some time whatever is in it.
+        """
         if not self._queue:
             return False
         rows = max(min(self._rows, self._batching.max_batch), self._queue[0].rows)
-        return self._seconds_per_row * rows < (INLINE_SECONDS if self._alone else CHEAP_SECONDS)
+        foretold = max(self._seconds_per_row * rows, self._least_seconds)
+        return foretold < (INLINE_SECONDS if self._alone else CHEAP_SECONDS)
 
     @property
     def _has_room(self) -> bool:
@@ -340,7 +347,9 @@ class Batcher:
                 if not waiting.future.done():
                     waiting.future.set_exception(found)
             return
-        self._seconds_per_row = (ended - began) / rows / beside / 1e9
+        took = (ended - began) / 1e9
+        self._seconds_per_row = took / rows / beside
+        self._least_seconds = min(took, self._least_seconds * FORGETS)
         most = self._batching.max_batch
         for size in _sizes(rows, most):
             if size not in self.executions:

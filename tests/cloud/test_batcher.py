@@ -335,6 +335,23 @@ def test_cheap_batches_run_on_the_event_loop_and_others_in_the_thread(make, func
     assert function.threads == ["worker", *["MainThread"] * 3, "worker", "MainThread"]  # of the first nothing is known
 
 
+def test_a_row_after_a_large_batch_is_not_taken_for_a_part_of_its_time(make, function, monkeypatch):
+    """Each run takes as long, whatever is in it, as a GPU's does."""
+    monkeypatch.setattr(cloud.batcher, "CHEAP_SECONDS", 0.02)
+    batcher = make(max_batch=64)
+    function.pause = 0.05
+
+    async def ask():
+        for count in (64, 1, 64, 1):
+            await _submit(batcher, *map(float, range(count)))
+        function.pause = 0.0
+        for _ in range(3):
+            await _submit(batcher, 1.0)
+
+    asyncio.run(ask())
+    assert function.threads == [*["worker"] * 5, *["MainThread"] * 2]
+
+
 def test_a_lone_short_request_is_run_before_the_loop_turns_and_others_are_not(make, function):
     batcher, patient = make(), make(window_s=0.05)
 
