@@ -31,6 +31,9 @@ __all__ = ["CLIENT_LEFT", "Answer", "Clients", "Failure", "begin", "complete", "
 ALONE_SECONDS = 1.0
 """After which a connection that nobody else has asked beside counts as the only one."""
 
+UNSERVED = {"classification", "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"}
+"""Parameters of an output, of Triton's extensions, that would make it another than the tensor."""
+
 _log = logging.getLogger("edgesdk.cloud")
 
 
@@ -135,6 +138,11 @@ def _check_outputs(model: Model, request: InferRequest) -> None:
     wanted = [output.name for output in request.outputs]
     if not wanted or not set(wanted) <= set(known) or len(set(wanted)) < len(wanted):
         raise TensorError(f"outputs {wanted} were asked for; each may be asked for once, and there are {known}")
+    for output in request.outputs:
+        if unserved := UNSERVED & set(output.parameters):
+            raise TensorError(
+                f"output {output.name!r}: {', '.join(sorted(unserved))} is not served here; ask for the tensor itself"
+            )
 
 
 def _check_bundle(model: Model, request: InferRequest) -> None:

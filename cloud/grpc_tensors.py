@@ -59,7 +59,7 @@ def decode_request(message: messages.ModelInferRequest) -> InferRequest:
             inputs[tensor.name] = array.reshape(shape)
         except ValueError as error:  # sizes whose product overflows beside a zero
             raise TensorError(f"tensor {tensor.name!r}: {shape} is not a shape") from error
-    outputs = [RequestedOutput(output.name) for output in message.outputs] or None
+    outputs = [RequestedOutput(each.name, _parameters(each.parameters)) for each in message.outputs] or None
     return InferRequest(inputs, message.id, _parameters(message.parameters), outputs)
 
 

@@ -39,6 +39,11 @@ Scalar = str | int | float | bool
 Parameters = dict[str, Scalar]
 
 
+def _check_flag(name: str, parameters: Parameters) -> None:
+    if not isinstance(parameters.get(name, False), bool):
+        raise ValueError(f"{name} is {parameters[name]!r}; expected true or false")
+
+
 class Tensor(msgspec.Struct, omit_defaults=True):
     """One tensor in the JSON part; ``data`` is absent where ``parameters.binary_data_size`` stands."""
 
@@ -55,12 +60,18 @@ class RequestedOutput(msgspec.Struct, omit_defaults=True):
     name: str
     parameters: Parameters = {}
 
+    def __post_init__(self) -> None:
+        _check_flag("binary_data", self.parameters)
+
 
 class _RequestHeader(msgspec.Struct, omit_defaults=True):
     inputs: list[Tensor]
     id: str = ""
     parameters: Parameters = {}
     outputs: list[RequestedOutput] | None = None
+
+    def __post_init__(self) -> None:
+        _check_flag("binary_data_output", self.parameters)
 
 
 class _ResponseHeader(msgspec.Struct, omit_defaults=True):

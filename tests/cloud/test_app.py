@@ -234,6 +234,12 @@ BAD = {
     "wrong size": (_request(_tensor(shape=[1, 12, 64, 1])), {}, 400, "got [1, 12, 64, 1]"),
     "empty batch": (_request(_tensor(shape=[0, 12, 8, 8], data=[])), {}, 400, "empty"),
     "unknown output": (_request(_tensor(), outputs=[{"name": "y"}]), {}, 400, "there are ['logits']"),
+    "classes of an output": (
+        _request(_tensor(), outputs=[{"name": "logits", "parameters": {"classification": 3}}]),
+        {},
+        400,
+        "classification is not served here",
+    ),
     "no output": (_request(_tensor(), outputs=[]), {}, 400, "outputs []"),
     "same output twice": (_request(_tensor(), outputs=[{"name": "logits"}] * 2), {}, 400, "once"),
     "a deadline after all time": (_request(_tensor(), parameters={"timeout": 10**400}), {}, 400, "a 64-bit integer"),

@@ -199,6 +199,11 @@ def test_calls_of_one_connection_run_together(bundle):
             "INVALID_ARGUMENT",
             "there are ['logits']",
         ),
+        (
+            lambda c: c.infer("tail", [_input()], outputs=[triton.InferRequestedOutput("logits", class_count=3)]),
+            "INVALID_ARGUMENT",
+            "classification is not served here",
+        ),
         (lambda c: c.infer("tail", [_input(np.repeat(FEATURES, 300, 0))]), "RESOURCE_EXHAUSTED", "larger than max"),
         (lambda c: c.infer("tail", [_input()], client_timeout=1e-6), "Deadline Exceeded", ""),
     ],

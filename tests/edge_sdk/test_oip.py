@@ -122,6 +122,13 @@ BAD = {
     "empty inputs": (b'{"inputs": []}', None, "no inputs"),
     "unknown datatype": (_json_request(shape=[1], datatype="FP8", data=[1]), None, "'FP8' is not one of"),
     "BYTES": (_json_request(shape=[1], datatype="BYTES", data=["a"]), None, "'BYTES' is not one of"),
+    "binary_data that is no truth value": (
+        b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"binary_data": "false"}}]}', None,
+        "binary_data is 'false'; expected true or false",
+    ),
+    "binary_data_output that is none": (
+        b'{"inputs": [], "parameters": {"binary_data_output": 1}}', None, "binary_data_output is 1",
+    ),
     "negative size": (_json_request(shape=[-1], datatype="FP32", data=[1]), None, "not a shape"),
     "size that is no integer": (_json_request(shape=[1.5], datatype="FP32", data=[1]), None, "Expected `int`"),
     "size over int64": (_json_request(shape=[2**70], datatype="FP32", data=[1]), None, "not a shape"),
