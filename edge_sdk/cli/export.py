@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from ..errors import ConfigError, needs_extra
+from ..errors import ConfigError, LeakageError, needs_extra
 
 SHORTEST_KEY = 16
 
@@ -101,6 +101,11 @@ def export(
     if LowPrecision.INT8 in precision and data is not None:
         splits = load_splits(data, size, source.data.get("seed", 0))
         if splits.record() != source.data:
+            if max_psnr is not None or max_fsinfo is not None:
+                raise LeakageError(
+                    f"{data}: not what this model was trained on, with which its audit calibrated int8; an encoder "
+                    "calibrated on other images was not audited; nothing was exported"
+                )
             warnings.warn(
                 f"{data}: not what this model was trained on; int8 is calibrated on it all the same, and its accuracy "
                 "on any of these images says nothing",

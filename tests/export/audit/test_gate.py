@@ -216,6 +216,18 @@ def test_the_command_refuses_with_the_figure_and_exports_nothing(checkpoint, aud
     assert not out.exists()
 
 
+def test_an_int8_encoder_calibrated_on_other_images_was_not_audited(checkpoint, audit, image_folder, tmp_path):
+    checkpoint.save(tmp_path / "model.safetensors")
+    for precision in ("fp32", "int8"):
+        audit(_view("server0", 14.0), precision=precision)
+    out = tmp_path / "b"
+    command = ("export", "--defense", "none", "--checkpoint", tmp_path / "model.safetensors", "--out", out)
+    audits = ("--audit", tmp_path / "audit.json", "--audit", tmp_path / "auditint8.json")
+    done = edgesdk(*command, *audits, "--precision", "int8", "--data", image_folder, "--max-psnr", "17")
+    assert_one_line_error(done, "an encoder calibrated on other images was not audited")
+    assert not out.exists()
+
+
 def test_an_export_within_the_limit_carries_its_audit(checkpoint, audit, tmp_path):
     checkpoint.save(tmp_path / "model.safetensors")
     path = audit(_view("server0", 14.0, 16.5))
