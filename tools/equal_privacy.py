@@ -21,7 +21,7 @@ import torch
 from edge_sdk.cli.tables import print_table
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.progress import stages
-from export.audit.results import AuditReport
+from export.audit.results import AuditReport, reached
 from export.audit.run import ATTACKS, AuditConfig, run_audit
 from export.audit.target import Target
 from export.checkpoint import Checkpoint, build_defense, load_checkpoint
@@ -80,9 +80,9 @@ def cuts(undefended: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
 
 def report(defense: str, reports: dict[str, AuditReport]) -> None:
     """The table, and the factor."""
-    met = min(each.worst.num_met for each in reports.values())
-    reached = {name: each.worst.best_attack.over(met) for name, each in reports.items()}
-    cost, limit = reports[defense].edge_flops, reached[defense]
+    values, _ = reached([each.worst for each in reports.values()])
+    decibels = dict(zip(reports, values, strict=True))
+    cost, limit = reports[defense].edge_flops, decibels[defense]
     rows = []
     for name, found in reports.items():
         best = found.worst.best_attack
@@ -92,7 +92,7 @@ def report(defense: str, reports: dict[str, AuditReport]) -> None:
         )  # fmt: skip
     header = ["device runs", "edge MFLOP", f"/ {defense}", "bytes", "PSNR, dB", "SSIM", "by"]
     print_table(f"the best of the attacks {', '.join(attacks_of(reports[defense]))}", header, rows)
-    as_private = [found for name, found in reports.items() if name != defense and reached[name] <= limit]
+    as_private = [found for name, found in reports.items() if name != defense and decibels[name] <= limit]
     if as_private:
         least = min(found.edge_flops for found in as_private)
         print(f"as private by depth alone: {least / 1e6:.2f} MFLOP, {least / cost:.1f} times {defense}'s")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from make_zoo import ZOO, card
@@ -19,7 +18,7 @@ from make_zoo import ZOO, card
 from edge_sdk.errors import EdgeSDKError
 from edge_sdk.files import write_aside
 from export.audit.coverage import left_out
-from export.audit.results import AUDIT_FILE, AuditReport, load_report
+from export.audit.results import AUDIT_FILE, differences, load_report
 from export.audit.run import code_sha256
 from export.checkpoint import load_checkpoint
 
@@ -55,21 +54,14 @@ def keep(folder: Path, name: str | None) -> Path:
     if report.code_sha256 != code_sha256():
         sys.exit(f"keep_audit: {folder}: made by other attackers than these; audit again")
     path = home / AUDIT_FILE if home else AUDITS / f"{name}-{report.config['backbone']}.json"
-    means = _means(report)
     for other in {*ZOO.glob(f"*/{AUDIT_FILE}"), *AUDITS.glob("*.json")} - {path}:
-        if different := [kind for kind, value in _means(load_report(other)).items() if value != means[kind]]:
-            sys.exit(f"keep_audit: {folder}: another {', '.join(different)} than {other}, beside which it would stand")
+        if different := differences(load_report(other), report):
+            sys.exit(f"keep_audit: {folder}: {', '.join(different)} differ from {other}'s, beside which it would stand")
     path.parent.mkdir(exist_ok=True)
     write_aside(path, msgspec.json.encode(report) + b"\n")
     if home:
         (home / "README.md").write_text(card(shipped[home], report))
     return path
-
-
-def _means(report: AuditReport) -> dict[str, Any]:
-    """What audits that stand in one table have in common."""
-    images = {attack.name: attack.num_images for view in report.views for attack in view.attacks}
-    return {"budget": report.budget, "seed": report.seed, "data": report.data, "number of images": images}
 
 
 if __name__ == "__main__":

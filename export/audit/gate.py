@@ -126,13 +126,14 @@ def _check_psnr(report: AuditReport, path: Path, limit: float) -> None:
     if not best.psnr_db <= limit:
         raise LeakageError(
             f"{path}: {best.name} rebuilds images from {worst.name} at {best.psnr_db:.2f} dB PSNR, more than "
-            f"{limit:g} dB; nothing was exported"
+            f"{limit:g} dB, over {best.num_images:,} images; nothing was exported"
         )
     best, worst = max(made, key=lambda each: _upper(each[0]))
     if not _upper(best) <= limit:
         raise LeakageError(
             f"{path}: {best.name} rebuilds images from {worst.name} at {best.psnr_db:.2f} dB PSNR, with 95 % "
-            f"confidence at no more than {_upper(best):.2f} dB, which is more than {limit:g} dB; nothing was exported"
+            f"confidence at no more than {_upper(best):.2f} dB, which is more than {limit:g} dB, over "
+            f"{best.num_images:,} images; nothing was exported"
         )
 
 

@@ -7,9 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_sdk.page import new_figure, svg
+from edge_sdk.page import HEIGHT, new_figure, svg
 
-from .results import AttackResult, AuditReport
+from .results import AttackResult, AuditReport, reached
+
+MARKERS = "os^DvP"
+"""One for each ten colours."""
+LEGEND_COLUMNS, LEGEND_ROW = 2, 0.2
+"""Inches a row."""
 
 
 def psnr_distribution(attacks: Sequence[AttackResult], undefended: AttackResult | None) -> str:
@@ -39,7 +44,7 @@ class Point(NamedTuple):
         fsinfo: nats a dimension.
         psnr_db: of the best attack.
         assumed: whether the device adds no noise, so that FSInfo is under an assumed one.
-        met: images that the PSNR is of.
+        met: images that the PSNR is of, the same for all points.
     """
 
     name: str
@@ -50,36 +55,39 @@ class Point(NamedTuple):
 
 
 def points_of(reports: Iterable[AuditReport]) -> list[Point]:
-    """Of those adversaries that FSInfo is known of and that made an attack, on the images that all of them met."""
+    """Of those adversaries that FSInfo is known of and that made an attack."""
     known = [
         (report, view, information)
         for report in reports
         for view in report.views
         if (information := view.metric("FSInfo")) and view.attacks
     ]
-    met = min((view.num_met for _, view, _ in known), default=0)
+    values, met = reached([view for _, view, _ in known])
     points = []
-    for report, view, information in known:
+    for (report, view, information), value in zip(known, values, strict=True):
         name = f"{report.title} {report.accuracy['test']:.1%}"
         if len(report.views) > 1:
             name += f" {view.name}"
         assumed = information.assumed_noise is not None
-        points.append(Point(name, information.value, view.best_attack.over(met), assumed, met))
+        points.append(Point(name, information.value, value, assumed, met))
     return points
 
 
 def fsinfo_against_psnr(points: Sequence[Point]) -> str:
-    """One mark an adversary, hollow where FSInfo is under an assumed noise."""
-    figure, axes = new_figure()
+    """One mark an adversary, hollow where FSInfo is under an assumed noise; a legend below, as names would overlap."""
+    rows = -(-len(points) // LEGEND_COLUMNS)
+    figure, axes = new_figure(HEIGHT + LEGEND_ROW * rows)
     for k, point in enumerate(points):
         colour = f"C{k % 10}"
         face = "none" if point.assumed else colour
-        at = (point.fsinfo, point.psnr_db)
-        axes.scatter(*at, s=28, facecolors=face, edgecolors=colour)
-        axes.annotate(point.name, at, xytext=(4, 4), textcoords="offset points", fontsize=8)
+        marker = MARKERS[k // 10 % len(MARKERS)]
+        axes.scatter(
+            point.fsinfo, point.psnr_db, s=36, marker=marker, facecolors=face, edgecolors=colour, label=point.name
+        )
     axes.set_xlabel("FSInfo, nats a dimension")
-    axes.set_ylabel(f"PSNR of the best attack on {points[0].met} images, dB")
-    axes.margins(0.15)
+    axes.set_ylabel("best attack, PSNR in dB")
+    axes.margins(0.1)
+    figure.legend(frameon=False, loc="outside lower left", ncols=LEGEND_COLUMNS, fontsize=9)
     return svg(figure)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..shipped import keyed_modules
 from .coverage import left_out
 from .images import sample_rows
 from .plots import fsinfo_against_psnr, points_of, psnr_distribution, spearman
-from .results import AuditReport, ViewResult
+from .results import AuditReport, ViewResult, differences
 from .run import rebuilt_images
 from .target import Target
 
@@ -70,6 +71,7 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         DataError: the pictures are not there.
     """
     undefended = next((each for each in others if _is_alike(each, report) and _of(each) != _of(report)), None)
+    unlike = [(each.title, differences(each, report)) for each in others]
     keyed = keyed_modules(target.checkpoint.build())
     path = out / REPORT_FILE
     write_page(
@@ -78,8 +80,10 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
         report=report,
         paper=defense_class(report.defense).paper,
         undefended=undefended,
-        views=[_view(view, target, splits, out, undefended) for view in report.views],
-        against=_against([*others, report]),
+        views=[_view(view, target, splits, out, undefended, report.seed) for view in report.views],
+        decibels=lambda error: -10 * math.log10(error),
+        against=_against([*(each for each in others if not differences(each, report)), report]),
+        unlike=[f"{title} ({', '.join(found)} differ)" for title, found in unlike if found],
         assumed=(*ASSUMED, KEYED) if keyed else ASSUMED,
         not_tried=(*(f"On {who}: {', '.join(missing)}." for who, missing in left_out(report)), *NOT_TRIED),
     )
@@ -88,11 +92,9 @@ def write_html(report: AuditReport, target: Target, splits: Splits, out: Path, o
 
 def _is_alike(other: AuditReport, report: AuditReport) -> bool:
     """Whether the other is the same backbone's undefended model, cut where it is by default, and met the same means."""
-    mine, theirs = (
-        (each.data, each.image_size, each.wire_dtype, each.budget, each.seed, each.config["backbone"])
-        for each in (report, other)
-    )
-    return mine == theirs and other.defense == BASELINE and other.config.get("split") is None
+    mine, theirs = ((each.wire_dtype, each.precision, each.config["backbone"]) for each in (report, other))
+    default = other.defense == BASELINE and other.config.get("split") is None
+    return default and mine == theirs and not differences(other, report)
 
 
 def _view(
@@ -101,6 +103,7 @@ def _view(
     splits: Splits,
     out: Path,
     undefended: AuditReport | None,
+    seed: int,
 ) -> dict[str, Any]:
     """What the page shows of one adversary."""
     whole = undefended.views[-1] if undefended else None
@@ -114,12 +117,13 @@ def _view(
     if view.attacks:
         best = whole.best_attack if whole and whole.attacks else None
         shown["figure"] = psnr_distribution(view.attacks, best)
-        shown["pictures"] = _pictures(view, target, splits, out)
+        shown["pictures"] = _pictures(view, target, splits, out, seed)
     return shown
 
 
-def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path) -> list[dict[str, Any]]:
+def _pictures(view: ViewResult, target: Target, splits: Splits, out: Path, seed: int) -> list[dict[str, Any]]:
     """Of the images that every attack met, those that the best attack rebuilt best, middling and worst."""
+    torch.manual_seed(seed)  # of the noise that the features are shown with
     met = view.num_met
     rows = sample_rows(len(splits.test), met)
     order = np.argsort(view.best_attack.psnr_each[:met])[::-1]
@@ -150,6 +154,7 @@ def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
         "figure": figure,
         "spearman": spearman([(point.fsinfo, point.psnr_db) for point in points]),
         "count": len(points),
+        "met": points[0].met,
         "assumed": sum(point.assumed for point in points),
     }
 

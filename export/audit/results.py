@@ -171,10 +171,39 @@ class AuditReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return worst_of([view for view in self.views if view.in_threat_model and view.attacks])
 
 
+def reached(views: Sequence[ViewResult]) -> tuple[list[float], int]:
+    """What the best attack of each adversary reached, dB, all on the same images, and how many those are.
+
+    They are the first ones, as many as each of these attacks met: all that another attack met fewer of is no matter.
+    """
+    best = [view.best_attack for view in views]
+    met = min((attack.num_images for attack in best), default=0)
+    return [attack.over(met) for attack in best], met
+
+
 def worst_of(views: Sequence[ViewResult]) -> ViewResult:
-    """The adversary who rebuilt most, of some who attacked, on the images that all of them met."""
-    met = min(view.num_met for view in views)
-    return max(views, key=lambda view: view.best_attack.over(met))
+    """The adversary who rebuilt most, of some who attacked."""
+    values, _ = reached(views)
+    return views[values.index(max(values))]
+
+
+def differences(one: AuditReport, other: AuditReport) -> list[str]:
+    """What keeps the figures of two audits from being compared; nothing where they can be.
+
+    The images, the attackers' means and seed, what measured, and how many images an attack met that both made.
+    """
+    found = [
+        words
+        for words, field in (("images", "data"), ("size of images", "image_size"), ("budget", "budget"),
+                             ("seed", "seed"), ("attackers' code", "code_sha256"))
+        if getattr(one, field) != getattr(other, field)
+    ]  # fmt: skip
+    mine, theirs = (
+        {attack.name: attack.num_images for view in each.views for attack in view.attacks} for each in (one, other)
+    )
+    if any(mine[name] != theirs[name] for name in mine.keys() & theirs.keys()):
+        found.append("number of images")
+    return found
 
 
 def load_report(path: Path) -> AuditReport:

@@ -155,7 +155,8 @@ def run_audit(
         for adversary in _every_set(target.num_servers)
         if adversary in asked or (work / adversary.name).is_dir()
     ]
-    report = msgspec.structs.replace(report, views=tuple(views))
+    # An adversary that an earlier call was stopped before finding anything of is none of this audit's.
+    report = msgspec.structs.replace(report, views=tuple(view for view in views if view.attacks or view.metrics))
     write_aside(out / AUDIT_FILE, msgspec.json.format(msgspec.json.encode(report), indent=1))
     return report
 

@@ -1,7 +1,6 @@
 """The whole audit, with attackers of the smallest size, over real images."""
 
 import json
-import re
 from dataclasses import replace
 
 import msgspec
@@ -15,60 +14,19 @@ from edge_sdk.errors import ConfigError, DataError
 from export.audit.attacks.blind import BlindAttack
 from export.audit.attacks.diffusion import DiffusionAttack
 from export.audit.attacks.inversion import InversionAttack
-from export.audit.attacks.likelihood import LikelihoodAttack
 from export.audit.budget import BUDGETS, Budget, Entry
 from export.audit.images import sample
 from export.audit.plots import points_of
 from export.audit.report import write_html
 from export.audit.results import load_report
-from export.audit.run import ATTACKS, AuditConfig, adversaries, run_audit
+from export.audit.run import ATTACKS, adversaries, run_audit
 from export.audit.target import Target
 from export.data import load_splits
 from export.parity import parity_images
 from export.shipped import shipped_graphs
 from export.write_bundle import export_bundle
 
-
-def _tiny(seed):
-    both = [InversionAttack(decoder=kind, width=8, epochs=2, seed=seed) for kind in ("residual", "transposed")]
-    entries = {
-        "blind": Entry((BlindAttack(),), 20),
-        "inversion": Entry(tuple(both), 20),
-        "likelihood": Entry((LikelihoodAttack(steps=4, restarts=1, seed=seed),), 4),
-        "diffusion": Entry((DiffusionAttack(width=16, condition=16, epochs=1, sampling_steps=2, seed=seed),), 4),
-    }
-    return Budget(entries, num_metric_images=60, num_jacobians=2)
-
-
-@pytest.fixture(autouse=True)
-def _budget(monkeypatch):
-    monkeypatch.setitem(BUDGETS, "tiny", _tiny)
-
-
-SIZE = 16  # of images: what is tested is the same as at 32, in a tenth of the time
-
-
-@pytest.fixture(scope="module")
-def splits(image_folder):
-    return load_splits(str(image_folder), SIZE)
-
-
-@pytest.fixture(scope="module")
-def target(make_checkpoint, splits):
-    return Target(replace(make_checkpoint("siftfunnel", size=SIZE), data=splits.record()))
-
-
-def _config(**changes):
-    return AuditConfig(**{"attacks": ("blind", "inversion", "likelihood"), "budget": "tiny", **changes})
-
-
-@pytest.fixture(scope="module")
-def audited(target, splits, tmp_path_factory):
-    """An audit that was not stopped, and its folder."""
-    out = tmp_path_factory.mktemp("audit")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BUDGETS, "tiny", _tiny)
-        return run_audit(target, splits, _config(), out), out
+from .conftest import SIZE, tiny_config
 
 
 def test_everything_asked_for_is_there(audited, splits):
@@ -107,9 +65,12 @@ def test_a_stopped_audit_goes_on_to_the_same_result(audited, target, splits, tmp
 
     for _ in range(3):
         with pytest.raises(Stopped):
-            run_audit(target, splits, _config(), tmp_path, stop)
-    run_audit(target, splits, _config(), tmp_path, stop)
+            run_audit(target, splits, tiny_config(), tmp_path, stop)
+    run_audit(target, splits, tiny_config(), tmp_path, stop)
     assert _without_time(tmp_path) == _without_time(audited[1])
+    whole = []
+    run_audit(target, splits, tiny_config(), tmp_path / "whole", lambda what, done, total: whole.append(what))
+    assert len(calls) <= len(whole) + 3 * 2  # each time it lost a step, and told once more what it was at
 
 
 def _without_time(out):
@@ -121,8 +82,8 @@ def _without_time(out):
 
 
 def test_what_was_asked_before_stays_in_the_report(target, splits, tmp_path):
-    run_audit(target, splits, _config(metrics=("dcor",), attacks=("blind",)), tmp_path)
-    run_audit(target, splits, _config(metrics=(), attacks=("likelihood",)), tmp_path)
+    run_audit(target, splits, tiny_config(metrics=("dcor",), attacks=("blind",)), tmp_path)
+    run_audit(target, splits, tiny_config(metrics=(), attacks=("likelihood",)), tmp_path)
     (view,) = load_report(tmp_path / "audit.json").views
     assert [attack.name for attack in view.attacks] == ["blind", "likelihood"]
     assert [metric.name for metric in view.metrics] == ["distance correlation"]
@@ -152,9 +113,34 @@ def test_the_worst_adversary_is_the_worst_on_images_that_all_met(audited):
     assert [(point.psnr_db, point.met) for point in points] == [(16.0, 2), (18.0, 2)]
 
 
+def test_the_decoder_that_does_better_on_validation_images_is_the_attack(target, splits, tmp_path, monkeypatch):
+    """Whichever place it has among the candidates: the mean image is better than what a random network answers."""
+    random = InversionAttack(width=8, epochs=1, learning_rate=1e-9, seed=0)
+    for order in ((random, BlindAttack()), (BlindAttack(), random)):
+        monkeypatch.setitem(BUDGETS, "tiny", lambda seed, order=order: Budget({"inversion": Entry(order, 20)}, 60, 2))
+        out = tmp_path / order[0].name
+        report = run_audit(target, splits, tiny_config(metrics=(), attacks=("inversion",)), out)
+        assert report.worst.best_attack.settings["name"] == "blind"
+
+
+def test_an_adversary_of_whom_nothing_was_found_is_not_in_the_report(make_checkpoint, splits, tmp_path):
+    target = Target(replace(make_checkpoint("privdfs", size=SIZE, image_size=SIZE), data=splits.record()))
+    config = tiny_config(metrics=(), attacks=("blind",))
+
+    def stop(what, done, total):
+        if "+" in what:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run_audit(target, splits, replace(config, collude=2), tmp_path, stop)
+    report = run_audit(target, splits, config, tmp_path)
+    assert [view.name for view in report.views[:-1]] == [f"server{k}" for k in range(4)]
+    assert len(report.views[-1].servers) == 4
+
+
 def test_what_cannot_be_asked_leaves_no_folder(target, splits, tmp_path):
     with pytest.raises(ConfigError, match=r"^9 servers cannot collude: this model has 1; leave --collude out$"):
-        run_audit(target, splits, _config(collude=9), tmp_path / "out")
+        run_audit(target, splits, tiny_config(collude=9), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -162,12 +148,12 @@ def test_damaged_settings_are_named(target, splits, tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "settings.json").write_text("{")
     with pytest.raises(DataError, match=r"settings.json: damaged"):
-        run_audit(target, splits, _config(), tmp_path)
+        run_audit(target, splits, tiny_config(), tmp_path)
 
 
 def test_a_folder_of_another_audit_is_not_mixed(audited, target, splits):
     with pytest.raises(DataError, match="seed differ"):
-        run_audit(target, splits, _config(seed=1), audited[1])
+        run_audit(target, splits, tiny_config(seed=1), audited[1])
 
 
 def test_diffusion_attacks_features_with_noise(make_checkpoint, splits):
@@ -180,12 +166,12 @@ def test_diffusion_attacks_features_with_noise(make_checkpoint, splits):
 
 
 def test_an_audit_of_before_a_setting_was_there_goes_on(target, splits, tmp_path):
-    run_audit(target, splits, _config(metrics=("dcor",), attacks=("blind",)), tmp_path)
+    run_audit(target, splits, tiny_config(metrics=("dcor",), attacks=("blind",)), tmp_path)
     path = tmp_path / "work" / "settings.json"
     settings = json.loads(path.read_text())
     del settings["device"], settings["precision"], settings["config"]["blocks"]
     path.write_text(json.dumps(settings))
-    report = run_audit(target, splits, _config(metrics=(), attacks=("likelihood",)), tmp_path)
+    report = run_audit(target, splits, tiny_config(metrics=(), attacks=("likelihood",)), tmp_path)
     assert [attack.name for attack in report.views[0].attacks] == ["blind", "likelihood"]
 
 
@@ -193,7 +179,7 @@ def test_an_audit_of_before_a_setting_was_there_goes_on(target, splits, tmp_path
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_attackers_on_a_gpu_rebuild_what_they_rebuild_on_the_cpu(target, audited, splits, tmp_path):
     on_gpu = Target(target.checkpoint, device=torch.device("cuda"))
-    report = run_audit(on_gpu, splits, _config(attacks=ATTACKS), tmp_path)
+    report = run_audit(on_gpu, splits, tiny_config(attacks=ATTACKS), tmp_path)
     assert report.machine["device"].startswith("cuda")
     for ours, theirs in zip(report.views[0].attacks, audited[0].views[0].attacks, strict=False):
         assert ours.psnr_db == pytest.approx(theirs.psnr_db, abs=0.5)
@@ -203,7 +189,7 @@ def test_attackers_on_a_gpu_rebuild_what_they_rebuild_on_the_cpu(target, audited
 
 def test_images_of_another_split_are_refused(target, image_folder, tmp_path):
     with pytest.raises(DataError, match="not the parts that this model was trained on"):
-        run_audit(target, load_splits(str(image_folder), SIZE, seed=1), _config(), tmp_path)
+        run_audit(target, load_splits(str(image_folder), SIZE, seed=1), tiny_config(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +204,7 @@ def test_images_of_another_split_are_refused(target, image_folder, tmp_path):
 )
 def test_impossible_settings_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
-        _config(**settings)
+        tiny_config(**settings)
 
 
 def test_adversaries_are_each_server_every_colluding_set_and_all():
@@ -327,15 +313,15 @@ def test_a_lower_precision_is_attacked_as_it_ships(target, splits, tmp_path):
         assert np.array_equal(sent.numpy(), shipped)
         assert not torch.equal(sent, plain)
         assert lower.edge_cost == target.edge_cost
-        run_audit(target, splits, _config(metrics=(), attacks=("blind",)), tmp_path / precision)
+        run_audit(target, splits, tiny_config(metrics=(), attacks=("blind",)), tmp_path / precision)
         with pytest.raises(DataError, match="precision differ"):
-            run_audit(lower, splits, _config(metrics=(), attacks=("blind",)), tmp_path / precision)
+            run_audit(lower, splits, tiny_config(metrics=(), attacks=("blind",)), tmp_path / precision)
 
 
 def test_several_servers_are_audited_each_and_together(make_checkpoint, splits, tmp_path):
     checkpoint = replace(make_checkpoint("privdfs", size=SIZE, image_size=SIZE), data=splits.record())
     target = Target(checkpoint)
-    config = _config(metrics=("fsinfo", "effective"), attacks=("blind", "inversion"))
+    config = tiny_config(metrics=("fsinfo", "effective"), attacks=("blind", "inversion"))
     report = run_audit(target, splits, config, tmp_path)
     alone = report.views[:4]
     assert [view.name for view in alone] == ["server0", "server1", "server2", "server3"]
@@ -348,40 +334,8 @@ def test_several_servers_are_audited_each_and_together(make_checkpoint, splits, 
     assert "More servers than the defense claims anything against" in page
     assert "5 points" in page
     assert page.count("<svg") == 6
-    pairs = run_audit(target, splits, _config(metrics=(), attacks=("blind",), collude=2), tmp_path)
+    pairs = run_audit(target, splits, tiny_config(metrics=(), attacks=("blind",), collude=2), tmp_path)
     assert [len(view.servers) for view in pairs.views] == [1] * 4 + [2] * 6 + [4]
     assert not any(view.in_threat_model for view in pairs.views[4:])
-    again = run_audit(target, splits, _config(metrics=("effective",), attacks=("blind",)), tmp_path)
+    again = run_audit(target, splits, tiny_config(metrics=("effective",), attacks=("blind",)), tmp_path)
     assert again == pairs  # what was found before stays in the report, and nobody else is attacked for it
-
-
-def _shifted(report, weights_sha256, by):
-    """The report of a model that leaks so much more by every figure."""
-    (view,) = report.views
-    more = msgspec.structs.replace
-    attacks = [
-        more(attack, psnr_db=attack.psnr_db + by, psnr_each=tuple(each + by for each in attack.psnr_each))
-        for attack in view.attacks
-    ]
-    metrics = [more(metric, value=metric.value + by) for metric in view.metrics]
-    moved = more(view, attacks=tuple(attacks), metrics=tuple(metrics))
-    return more(report, weights_sha256=weights_sha256, views=(moved,))
-
-
-def test_the_page_holds_all_it_shows(audited, target, splits):
-    report, out = audited
-    page = write_html(report, target, splits, out, [report]).read_text()
-    assert f"{report.worst.best_attack.psnr_db:.2f} dB" in page
-    assert page.count("<svg") == 1  # an audit is not compared with itself
-    other = msgspec.structs.replace(report, weights_sha256="0" * 64)
-    assert write_html(report, target, splits, out, [report, other]).read_text().count("<svg") == 2
-    further = [_shifted(report, str(k) * 64, k) for k in (1, -1)]
-    compared = write_html(report, target, splits, out, further).read_text()
-    assert re.search(r"3 points; Spearman's rank correlation\s+1\.00", compared)
-    assert "The hollow ones, 3, are of" in compared  # siftfunnel draws no noise
-    assert "On server0: diffusion." in compared  # was not tried
-    older = msgspec.structs.replace(report, config={k: v for k, v in report.config.items() if k != "bounded"})
-    assert write_html(report, target, splits, out, [older]).read_text().count("<svg") == 1  # the same model
-    assert page.count("data:image/png;base64,") >= 3 * 4  # original, features, two attacks at least
-    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
-    assert "<script" not in page
