@@ -63,6 +63,12 @@ def test_the_image_itself_is_rebuilt(name, above, patches, floor):
     assert _reached(ATTACKS[name], WHOLE, patches) > floor + above
 
 
+def test_diffusion_listens_to_the_features(patches):
+    """Trained for so short a time it is no strong attack yet, but what it samples is of the image that was seen."""
+    seen, unseen = (_reached(ATTACKS["diffusion"], view, patches) for view in (WHOLE, NOTHING))
+    assert seen > unseen + 2
+
+
 @pytest.mark.slow
 def test_diffusion_rebuilds_the_image_itself(patches, floor):
     attack = DiffusionAttack(width=32, condition=32, epochs=60, batch_size=32)
