@@ -63,10 +63,14 @@ def guarded(
     # As many as an audit's: a covariance of fewer images has a smaller determinant, and FSInfo would be another.
     num_prior = len(splits.auxiliary)
     sigma = calibrated_sigma(model, splits.train, num_images=num_images, num_prior=num_prior, seed=seed, **targets)
+    return {**on_top_of(base), "sigma": sigma, **targets}, guarded_weights(base.weights, sigma)
+
+
+def on_top_of(base: Checkpoint) -> dict[str, object]:
+    """FSInfoGuard's settings that a base decides."""
     own = {k: v for k, v in asdict(base.config).items() if k not in ModelConfig.__dataclass_fields__}
     shared = {name: getattr(base.config, name) for name in ModelConfig.__dataclass_fields__}
-    settings: dict[str, object] = {**shared, "base": base.defense, "base_settings": own, "sigma": sigma, **targets}
-    return settings, guarded_weights(base.weights, sigma)
+    return {**shared, "base": base.defense, "base_settings": own}
 
 
 def check_target(fsinfo_target: float | None, psnr_ceiling: float | None) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from keep_audit import AUDITS
 from make_zoo import ZOO
 from marked_table import markdown, replaced
+from noise_levels import LEVELS
 
 from export.audit.plots import points_of, spearman
 from export.audit.results import AUDIT_FILE, AuditReport, ViewResult, load_report, worst_of
@@ -93,15 +94,16 @@ def error_ratio(one: AuditReport, other: AuditReport) -> tuple[float, float]:
 
 def rank() -> str:
     """A sentence on whether FSInfo tells what attacks reach."""
-    points = points_of(report for _, report in kept_audits())
+    levels = [load_report(path) for path in sorted(LEVELS.glob("*.json"))]
+    points = points_of([*(report for _, report in kept_audits()), *levels])
     found = spearman([(point.fsinfo, point.psnr_db) for point in points])
     assumed = sum(point.assumed for point in points)
     if found is None:
         return f"FSInfo is known of {len(points)} attacked adversaries, too few to correlate."
     return (
-        f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over the {len(points)} "
-        f"adversaries of these models, {assumed} of which see no noise but the assumed one, on the first "
-        f"{points[0].met:,} attacked images."
+        f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over {len(points)} "
+        f"adversaries, of these models and of {len(levels)} levels of noise (tools/noise_levels.py); {assumed} of them "
+        f"see no noise but the assumed one. Every attack's PSNR is over the first {points[0].met:,} images."
     )
 
 

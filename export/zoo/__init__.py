@@ -29,8 +29,10 @@ def zoo_model(defense: str, backbone: str) -> Path:
 
 
 def shipped_audits(backbone: str) -> list[Path]:
-    """Those of the shipped models with that backbone, and of others that were trained to be compared with them."""
-    return [*sorted(_HERE.glob(f"*-{backbone}/audit.json")), *sorted(_HERE.glob(f"compared/*-{backbone}.json"))]
+    """Those of the shipped models with that backbone, of others that were trained to be compared with them, and of a
+    shipped encoder at several levels of noise."""
+    places = (f"*-{backbone}/audit.json", f"compared/*-{backbone}.json", f"levels/*-{backbone}-*.json")
+    return [path for place in places for path in sorted(_HERE.glob(place))]
 
 
 def named_checkpoint(name: str, backbone: str) -> Checkpoint:
