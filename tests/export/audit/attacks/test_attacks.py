@@ -1,5 +1,7 @@
 """Every attack rebuilds what there is to rebuild, and nothing where there is nothing: a broken one fails here."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -65,8 +67,9 @@ def test_the_image_itself_is_rebuilt(name, above, patches, floor):
 
 def test_diffusion_listens_to_the_features(patches):
     """Trained for so short a time it is no strong attack yet, but what it samples is of the image that was seen."""
-    seen, unseen = (_reached(ATTACKS["diffusion"], view, patches) for view in (WHOLE, NOTHING))
-    assert seen > unseen + 2
+    attack = replace(ATTACKS["diffusion"], epochs=8, sampling_steps=8, learning_rate=3e-3)
+    seen, unseen = (_reached(attack, view, patches) for view in (WHOLE, NOTHING))
+    assert seen > unseen + 2  # 4.3 to 4.5 by three seeds
 
 
 @pytest.mark.slow
