@@ -13,7 +13,9 @@ from edge_sdk.profile.predict import (
     CONSTANTS,
     COVERED_UNSEEN,
     INTERVAL,
+    INTERVAL_WITHOUT_PRIOR,
     MEDIAN_ERROR,
+    MEDIAN_ERROR_WITHOUT_PRIOR,
     WORST_BOARD,
     WORST_BOARD_COVERED,
     WORST_BOARD_ERROR,
@@ -23,7 +25,7 @@ from edge_sdk.profile.predict import (
     kernel_ms,
 )
 
-from ...conftest import ROOT, assert_one_line_error, edgesdk
+from ...conftest import ROOT, assert_one_line_error, edgesdk, edgesdk_here
 
 MODE = PowerMode("any", 2, 1000, 10.0)
 DEVICE = Device("any", "any", "8.7", 100, {"fp32": 400, "fp16": 800}, (MODE,))
@@ -125,6 +127,19 @@ def test_the_constants_and_their_error_are_those_of_the_fit(fit_predictor):
     assert np.mean([held for found in unseen.values() for held in found]) == pytest.approx(COVERED_UNSEEN, abs=0.02)
     assert COVERED_UNSEEN >= 0.8
     assert np.mean(unseen[WORST_BOARD]) == pytest.approx(WORST_BOARD_COVERED, abs=0.01)
+
+
+def test_the_error_without_the_prior_is_told_too(fit_predictor, bundle):
+    """The prior was chosen by the error that is told."""
+    kernels = fit_predictor.load_kernels()
+    free = fit_predictor.errors_of_unseen_devices(kernels, trust=0.0)
+    assert fit_predictor.median_error(list(free.values())) == pytest.approx(MEDIAN_ERROR_WITHOUT_PRIOR, abs=0.03)
+    assert fit_predictor.factor(fit_predictor.by_board(free)) == pytest.approx(INTERVAL_WITHOUT_PRIOR, abs=0.1)
+    done = edgesdk_here("profile", bundle / "edge", "--device", "nano")
+    assert "without it the median error is 54%, and the factor 2.4" in " ".join(done.stdout.split())
+    report = json.loads(edgesdk_here("profile", bundle / "edge", "--device", "nano", "--json", "-").stdout)
+    assert report["median_error_without_prior"] == MEDIAN_ERROR_WITHOUT_PRIOR
+    assert report["interval_without_prior"] == INTERVAL_WITHOUT_PRIOR
 
 
 def test_the_command_estimates_and_says_so(bundle):
