@@ -110,7 +110,7 @@ def power_source(root: Path = Path("/"), tegrastats: Sequence[str] = TEGRASTATS)
         tegrastats: its command, which is run where sysfs has no monitor.
 
     Raises:
-        DeviceError: tegrastats is there and prints nothing of use.
+        DeviceError: tegrastats is there, and does not start or prints nothing of use.
     """
     rails = find_rails(root)
     if rails:
@@ -128,7 +128,11 @@ def rail_label(rail: str, total_rail: str | None) -> str:
 
 
 class TegrastatsPower:
-    """The rails of tegrastats' latest line, from a process that runs while the body of a ``with`` does."""
+    """The rails of tegrastats' latest line, from a process that runs while the body of a ``with`` does.
+
+    Raises:
+        DeviceError: on entry, tegrastats does not start or prints nothing of use; when called, it is read no more.
+    """
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = tuple(command)
@@ -142,9 +146,12 @@ class TegrastatsPower:
         return dict(self._latest)
 
     def __enter__(self) -> TegrastatsPower:
-        self._process = subprocess.Popen(  # noqa: S603  (the device's own tool)
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  (the device's own tool)
+                self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
+            )
+        except OSError as error:  # of another architecture, or not ours to run
+            raise DeviceError(f"{self._command[0]} does not start ({error})") from error
         self._thread = threading.Thread(target=self._follow, name="tegrastats", daemon=True)
         self._thread.start()
         if not self._first.wait(FIRST_LINE_S) or not self._latest:
@@ -160,19 +167,27 @@ class TegrastatsPower:
         self._process.wait()
 
     def _follow(self) -> None:
+        end = "ended by itself"
+        try:
+            self._keep_latest()
+        except Exception as error:
+            end = f"is read no more ({error!r})"
+        finally:  # whatever ended it: the latest power is the power no more
+            self._error = DeviceError(f"{self._command[0]} {end}")
+            self._first.set()
+
+    def _keep_latest(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
                 try:
                     rails = {name: float(value) for name, value in parse_tegrastats(line).power_mw.items()}
-                except DeviceError:
-                    continue  # a torn line, or a message
+                except (DeviceError, ValueError, OverflowError):
+                    continue  # a torn line, or a message, or a number that is none
                 if set(self._latest) <= set(rails):  # all that the first line had
                     self._latest = rails
                 if self._latest:
                     self._first.set()
-        self._error = DeviceError(f"{self._command[0]} ended by itself")
-        self._first.set()
 
 
 class Energy(msgspec.Struct, frozen=True):

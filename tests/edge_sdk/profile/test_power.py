@@ -7,10 +7,12 @@ import time
 import pytest
 
 from edge_sdk.errors import DeviceError
+from edge_sdk.profile import energy as energies
 from edge_sdk.profile import power
 from edge_sdk.profile.power import PowerSampler, find_rails, power_source
+from edge_sdk.profile.tegrastats import parse_tegrastats
 
-from ...conftest import again_and_again
+from ...conftest import again_and_again, wait_until
 
 
 def _write(folder, **files):
@@ -84,6 +86,43 @@ def test_torn_lines_of_tegrastats_are_passed_over_and_its_end_is_an_error(tmp_pa
     ends = (sys.executable, "-c", f"print({whole!r})")
     with power_source(tmp_path, ends) as source, pytest.raises(DeviceError, match="ended by itself"):
         again_and_again(source)
+
+
+WHOLE = "RAM 519/7607MB (lfb 61x4MB) VDD_IN 5971mW/5900mW"
+
+
+def test_lines_that_are_no_text_or_no_numbers_are_passed_over(tmp_path):
+    endless = f"VDD_IN {'9' * 400}mW/1mW"
+    lines = WHOLE.encode(), b"RAM \xff\xfe", f"RAM 1/2MB {endless}".encode(), WHOLE.replace("5971", "6000").encode()
+    code = f"import os, time; [os.write(1, line + bytes([10])) for line in {lines!r}]; time.sleep(60)"
+    with power_source(tmp_path, (sys.executable, "-c", code)) as source:
+        wait_until(lambda: source() == {"VDD_IN": 6000})
+
+
+def test_power_that_is_read_no_more_is_an_error_whatever_the_reason(tmp_path, monkeypatch):
+    """It would stay at the old value for ever."""
+
+    def broken(line):
+        if "6000" in line:
+            raise RuntimeError("a bug")
+        return parse_tegrastats(line)
+
+    monkeypatch.setattr(power, "parse_tegrastats", broken)
+    lines = _printing(WHOLE, WHOLE.replace("5971", "6000"))
+    with power_source(tmp_path, lines) as source, pytest.raises(DeviceError, match=r"is read no more .*a bug"):
+        again_and_again(source)
+
+
+def test_a_tegrastats_that_does_not_start_costs_the_energy_alone(tmp_path, monkeypatch):
+    """As one of another architecture."""
+    foreign = tmp_path / "tegrastats"
+    foreign.write_bytes(b"\x7fELF of another machine")
+    foreign.chmod(0o755)
+    with pytest.raises(DeviceError, match="does not start"), power_source(tmp_path, (str(foreign),)):
+        pass
+    monkeypatch.setattr(energies, "power_source", lambda: power_source(tmp_path, (str(foreign),)))
+    with pytest.warns(UserWarning, match=r"no energy: .*does not start"):
+        assert energies.measured_energies([lambda: None]) == [None]
 
 
 def test_energy_is_the_integral_and_idle_can_be_taken_off(orin):
