@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -11,8 +12,13 @@ from .execution import BackendOption, Precision, Threads
 MOST_RUNS = 10_000
 """Until medians are known: minutes for an encoder of milliseconds."""
 
+MEASURING = ("backend", "layers", "runs", "threads", "until_stable", "warmup")
+"""Parameters that say how to measure, or to print what was measured."""
+OF_ONE_REPORT = ("batch", "html", "json_file", "power_mode", "precision")
+
 
 def profile(
+    context: typer.Context,
     paths: list[Path] | None = typer.Argument(None, help="BUNDLE/edge; with --compare, reports that --json wrote."),
     batch: int = typer.Option(1, min=1, help="Images a run."),
     runs: int | None = typer.Option(None, min=1, help="Timed runs [default: 200; until stable, 10000 at most]."),
@@ -41,7 +47,12 @@ def profile(
     """
     from .tables import check_json_target, write_json
 
+    if device is not None or compare:
+        _refuse(context, MEASURING, "for what is measured here, not with --device or --compare")
+    if compare:
+        _refuse(context, ("device", *OF_ONE_REPORT), "for one report, not with --compare")
     if device == "list":
+        _refuse(context, OF_ONE_REPORT, "for one report, not for the list of devices")
         from .estimate import list_devices
 
         list_devices()
@@ -56,9 +67,7 @@ def profile(
         raise typer.BadParameter("modes differ by module: name one by --device", param_hint="--power-mode")
     if device is not None and batch != 1:
         raise typer.BadParameter("estimates are for batch 1 alone", param_hint="--batch")
-    if compare and json_file is not None:
-        raise typer.BadParameter("for one report", param_hint="--json")
-    if html is not None and (device is not None or compare):
+    if html is not None and device is not None:
         raise typer.BadParameter("for what is measured here", param_hint="--html")
     if html is not None and str(html) == "-":
         raise typer.BadParameter("a page is a file", param_hint="--html")
@@ -105,3 +114,15 @@ def profile(
         write_html(report, html)
     if json_file != "-":
         print_profile(report, layers, until_stable)
+
+
+def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Parameters that would be ignored, at their default too: who gave one believes that it counts.
+
+    Raises:
+        BadParameter: one was given.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(why, param_hint=f"--{name.removesuffix('_file').replace('_', '-')}")
