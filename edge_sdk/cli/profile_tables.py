@@ -168,24 +168,28 @@ def load_report(path: Path) -> ProfileReport:
 
 
 def print_comparison(reports: Sequence[tuple[Path, ProfileReport]]) -> None:
-    """The encoders beside each other; ratios are against the first."""
-    first = reports[0][1].encoder
+    """Device sides beside each other, all parts of each added up; ratios are against the first."""
+    sides = [[report.encoder, *report.after] for _, report in reports]
+    medians = [sum(part.latency.p50_ms for part in side) for side in sides]
     rows = [
         [
             str(path),
             f"{report.defense}, {report.precision}, batch {report.batch}",
-            f"{report.encoder.cost.flops / 1e6:.3f}",
+            " + ".join(["encoder", *(part.name for part in report.after)]),
+            f"{sum(part.cost.flops for part in side) / 1e6:.3f}",
             f"{report.encoder.wire_bytes:,}",
-            f"{report.encoder.latency.p50_ms:.3f}",
-            f"{report.encoder.latency.p50_low_ms:.3f} to {report.encoder.latency.p50_high_ms:.3f}",
-            f"{report.encoder.latency.p50_ms / first.latency.p50_ms:.3f}",
+            f"{median:.3f}",
+            f"{sum(part.latency.p50_low_ms for part in side):.3f} to "
+            f"{sum(part.latency.p50_high_ms for part in side):.3f}",
+            f"{median / medians[0]:.3f}",
         ]
-        for path, report in reports
+        for (path, report), side, median in zip(reports, sides, medians, strict=True)
     ]
     machines = dict.fromkeys(_under(report) for _, report in reports)
     note = "" if len(machines) == 1 else "\nNOT THE SAME MACHINE, MODE, BATCH OR SOFTWARE: the ratio is of all together"
     print_table(
-        "\n".join(machines) + note + "\nmeasured at different times: profile both in one bundle for a ratio in turns",
-        ["report", "", "MFLOP", "wire bytes", "p50, ms", "95 % interval, ms", "to the first"],
+        "\n".join(machines) + note + "\nmeasured at different times: profile both in one bundle for a ratio in turns\n"
+        "medians of the device's parts, and the bounds of their 95 % intervals, are added up",
+        ["report", "", "parts", "MFLOP", "wire bytes", "p50, ms", "95 % interval, ms", "to the first"],
         rows,
     )

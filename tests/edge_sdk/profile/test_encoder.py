@@ -205,6 +205,26 @@ def test_reports_are_compared_with_the_first(bundle, tmp_path):
     assert_one_line_error(edgesdk_here("profile", "--compare", *paths), "no report of edgesdk profile --json")
 
 
+def test_a_comparison_counts_all_that_the_device_runs(bundle, shares_bundle, tmp_path):
+    """The fusion, too, of a defense that has one: as the ratio in a report does."""
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, each in zip(paths, (bundle, shares_bundle), strict=True):
+        assert edgesdk_here("profile", each / "edge", "--runs", "5", "--json", path).returncode == 0
+    single, shared = (json.loads(path.read_text()) for path in paths)
+    (fusion,) = shared["after"]
+    parts = [shared["encoder"], fusion]
+    median = sum(part["latency"]["p50_ms"] for part in parts)
+    undefended = shared["undefended"]["latency"]["p50_ms"]
+    assert shared["ratio"]["latency_p50"] == pytest.approx(undefended / median)
+    low, high = (sum(part["latency"][f"p50_{side}_ms"] for part in parts) for side in ("low", "high"))
+    flops = sum(part["cost"]["flops"] for part in parts)
+    row = next(line for line in edgesdk_here("profile", "--compare", *paths).stdout.splitlines() if "b.json" in line)
+    cells = [cell.strip() for cell in row.split("│")[2:-1]]
+    assert cells[1:3] == ["encoder + fusion", f"{flops / 1e6:.3f}"]
+    assert cells[4:6] == [f"{median:.3f}", f"{low:.3f} to {high:.3f}"]
+    assert cells[6] == f"{median / single['encoder']['latency']['p50_ms']:.3f}"
+
+
 MEASURING = ("--backend tensorrt", "--backend onnxruntime", "--until-stable", "--runs 5", "--threads 1", "--warmup 20",
              "--no-layers")  # fmt: skip
 OF_ONE_REPORT = ("--batch 2", "--html x", "--json x", "--precision fp16", "--power-mode 5W")
