@@ -22,6 +22,7 @@ __all__ = [
     "BUNDLE_KEY",
     "EDGE",
     "FORMAT_VERSION",
+    "INT8_OPERATORS",
     "PARTY_KEY",
     "SUMS_FILE",
     "Cost",
@@ -41,6 +42,8 @@ __all__ = [
 
 Precision = Literal["fp32", "fp16", "int8"]
 """That the files of a bundle come in."""
+INT8_OPERATORS = ("Conv", "Gemm", "MatMul")
+"""That an int8 file has in 8 bits, but for what its export kept in float32; everything else in it is float32."""
 
 FORMAT_VERSION = 1
 BUNDLE_KEY, PARTY_KEY = "edgesdk_bundle_id", "edgesdk_party"

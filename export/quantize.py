@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.bundle import Part
+from edge_sdk.bundle import INT8_OPERATORS, Part
 from edge_sdk.errors import BackendError, needs_extra
 from edge_sdk.progress import track
 from edge_sdk.tensors import Array
@@ -28,7 +28,6 @@ from .placement import FUSION, REFERENCE, Chain
 from .shipped import ShippedGraphs
 
 CALIBRATION_IMAGES = 256
-OPERATORS = ["Conv", "Gemm", "MatMul"]
 BATCH = 16
 AGREEMENT = 0.99
 """Share of the calibration images that must get the answer of the float32 model."""
@@ -128,7 +127,7 @@ class _Quantizable:
             _refused(partial(quant_pre_process, str(plain), str(folded), skip_symbolic_shape=True))
             self._model = folded.read_bytes()
         graph = onnx.load_from_string(self._model).graph
-        self.nodes = [node.name for node in graph.node if node.op_type in OPERATORS]
+        self.nodes = [node.name for node in graph.node if node.op_type in INT8_OPERATORS]
 
     def quantized(self, but: Collection[str]) -> bytes:
         """All nodes in int8 but these."""
@@ -147,7 +146,7 @@ class _Quantizable:
                     str(quantized),
                     _reader(self._feeds),
                     quant_format=QuantFormat.QDQ,
-                    op_types_to_quantize=OPERATORS,
+                    op_types_to_quantize=list(INT8_OPERATORS),
                     nodes_to_exclude=list(but),
                     per_channel=True,
                     activation_type=QuantType.QInt8,

@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..profile.caveats import caveats
 from ..profile.conditions import Conditions
 from ..profile.encoder import PartProfile, ProfileReport, named_parts
-from ..profile.layer_rows import layer_rows
+from ..profile.layer_rows import bytes_note, layer_rows
 from ..profile.machine import ran_on
 from ..profile.power import rail_label
 from ..profile.stats import STEADY
@@ -121,7 +121,7 @@ def _print_layers(report: ProfileReport) -> None:
     if part.layer_ms and not part.gpu:
         title += "; ms without fusing layers"
     print_table(
-        title,
+        f"{title}\n{bytes_note(report.precision)}",
         ["layer", "operator", "output", "MFLOP", "share", "parameters", "bytes", "ms"],
         [
             [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..bundle import LayerCost, Precision
+from ..bundle import INT8_OPERATORS, LayerCost, Precision
 from .devices import ELEMENT_BYTES
 from .encoder import PartProfile
 
-__all__ = ["LayerRow", "layer_rows"]
+__all__ = ["LayerRow", "bytes_note", "layer_rows"]
 
 
 class LayerRow(NamedTuple):
@@ -21,7 +21,7 @@ class LayerRow(NamedTuple):
         output: shape without the batch, of the last of them.
         flops: of the batch.
         num_params: of them.
-        bytes: that the layers read and write, each by itself; what is fused moves less.
+        bytes: that the layers read and write, each by itself, in the types that the exported graph states.
         ms: median, None where it is not known.
         share: of the sum of all times.
     """
@@ -51,12 +51,21 @@ def layer_rows(part: PartProfile, batch: int, precision: Precision) -> list[Laye
     for name, nodes in named.items():
         layers, took = [by_name[node] for node in nodes], times.get(name)
         if took or any(layer.flops or layer.other_ops for layer in layers):
-            moved = sum(
-                layer.elements(batch) * ELEMENT_BYTES["fp32" if layer.name in part.kept_in_fp32 else precision]
-                for layer in layers
-            )
+            moved = sum(layer.elements(batch) * _element_bytes(layer, part, precision) for layer in layers)
             rows.append(_row(name, layers, took, whole, batch, moved))
     return rows
+
+
+def bytes_note(precision: Precision) -> str:
+    """What the rows' bytes are, for people: an engine may fuse more, and move less, than the graph states."""
+    types = ", of 1-byte numbers in quantised products and float32 elsewhere" if precision == "int8" else ""
+    return f"bytes as the graph states them, layer by layer{types}; what is fused moves less"
+
+
+def _element_bytes(layer: LayerCost, part: PartProfile, precision: Precision) -> int:
+    """All of a float16 graph is float16; of an int8 one, only products are in 8 bits, and not all of them."""
+    in_float = precision == "int8" and (layer.op not in INT8_OPERATORS or layer.name in part.kept_in_fp32)
+    return ELEMENT_BYTES["fp32" if in_float else precision]
 
 
 COPY = "Reformatting CopyNode"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_sdk.bundle import Cost, LayerCost
+from edge_sdk.bundle import Cost, LayerCost, open_party
 from edge_sdk.profile.layer_rows import layer_rows
 
 
@@ -65,3 +65,43 @@ def test_what_is_compiled_as_one_has_all_nodes_from_the_first_to_the_last_that_n
 def test_what_int8_keeps_in_float32_moves_as_many_bytes_as_there():
     rows = layer_rows(_part({}, {}, ["node_conv2d_1"]), 1, "int8")
     assert [row.bytes for row in rows if row.flops] == [7 + 10, 4 * (9 + 10)]
+
+
+def test_what_is_no_product_stays_in_float32_in_an_int8_graph_and_not_in_a_float16_one():
+    (relu,) = (row for row in layer_rows(_part({}, {}), 1, "int8") if row.op == "Relu")
+    assert relu.bytes == 4 * 10
+    (fused,) = (row for row in layer_rows(_part({"node_conv2d + node_relu": 1.0}, {"x": None}), 1, "int8") if row.ms)
+    assert fused.bytes == 1 * (7 + 10) + 4 * 10
+    (relu,) = (row for row in layer_rows(_part({}, {}), 1, "fp16") if row.op == "Relu")
+    assert relu.bytes == 2 * 10
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_bytes_are_of_the_types_in_the_exported_graph(bundle, precision):
+    """Every layer's own outputs, of a real bundle: as wide as the row takes them to be."""
+    opened = open_party(bundle / "edge")
+    (encoder,) = (part for part in opened.manifest.parts if part.placement == "edge")
+    wide = _bytes_of_outputs(opened.onnx(encoder, precision))
+    part = SimpleNamespace(cost=encoder.cost, layer_ms={}, gpu={}, kept_in_fp32=[])
+    checked = 0
+    for row in layer_rows(part, 1, precision):
+        layer = next(layer for layer in encoder.cost.layers if layer.name == row.name)
+        if row.name in wide:  # the others have lost their names
+            assert row.bytes == wide[row.name] * layer.elements(1), row
+            checked += 1
+    assert checked > 40
+
+
+def _bytes_of_outputs(model):
+    """Of one number, by node; of one that is quantised at once, of what it is quantised to."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    taken = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    products = {node.output[0] for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
+    found = {}
+    for node in graph.node:
+        name = node.output[0]
+        through = taken[name].output[0] if name in taken and name in products else name
+        found[node.name] = onnx.helper.tensor_dtype_to_np_dtype(types[through]).itemsize
+    return found
