@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..profile.caveats import caveats
 from ..profile.conditions import Conditions
 from ..profile.encoder import PartProfile, ProfileReport, named_parts
-from ..profile.layer_rows import bytes_note, layer_rows
+from ..profile.layer_rows import are_fused, bytes_note, layer_rows
 from ..profile.machine import ran_on
 from ..profile.power import rail_label
 from ..profile.stats import STEADY
@@ -115,10 +115,15 @@ def _energy(part: PartProfile, rail: str) -> str:
 
 def _print_layers(report: ProfileReport) -> None:
     part = report.encoder
-    rows = [row for row in layer_rows(part, report.batch, report.precision) if row.flops or (part.gpu and row.ms)]
+    fused = are_fused(part, report.precision)
+    rows = [row for row in layer_rows(part, report.batch, report.precision) if row.flops or (fused and row.ms)]
     total = part.cost.flops * report.batch
-    title = "encoder, the engine's layers" if part.gpu else "encoder, layers with FLOPs"
-    if part.layer_ms and not part.gpu:
+    title = "encoder, layers with FLOPs"
+    if part.gpu:
+        title = "encoder, the engine's layers"
+    elif fused:
+        title = "encoder, ONNX Runtime's fused layers, by its names; of nodes that no name tells there is no time"
+    elif part.layer_ms:
         title += "; ms without fusing layers"
     print_table(
         f"{title}\n{bytes_note(report.precision)}",
@@ -128,10 +133,10 @@ def _print_layers(report: ProfileReport) -> None:
                 row.name,
                 row.op,
                 row.output,
-                f"{row.flops / 1e6:.4f}",
-                f"{row.flops / total:.1%}" if total else "",
-                f"{row.num_params:,}",
-                f"{row.bytes:,}",
+                f"{row.flops / 1e6:.4f}" if row.op else "",
+                f"{row.flops / total:.1%}" if row.op and total else "",
+                f"{row.num_params:,}" if row.op else "",
+                f"{row.bytes:,}" if row.op else "",
                 "" if row.ms is None else f"{row.ms:.3f}",
             ]
             for row in rows

@@ -50,8 +50,8 @@ class PartProfile(msgspec.Struct, frozen=True):
             drawing of a defense's noise included.
         samples_ms: the same, run by run.
         throughput: images a second, one run after the other.
-        layer_ms: by layer: on a CPU of a run that fuses none, by the ONNX node's name, in float32 alone, because
-            without fusing nothing runs in a lower precision; on a GPU of the engine's own.
+        layer_ms: by layer: on a CPU in float32 of a run that fuses none, by the ONNX node's name; in a lower precision,
+            in which nothing runs without fusing, of ONNX Runtime's fused layers; on a GPU of the engine's own.
         gpu: times of a run's steps, by trtexec's names; empty on a CPU.
         peak_memory_bytes: that loading and running add to a process, None where the system does not tell; on a GPU
             what they take of its free memory, in which whatever else runs on it counts.
@@ -314,9 +314,8 @@ def _library_times(loaded: _Loaded, batch: int, bundle: PartyBundle, execution: 
     """What the library that runs a part can tell."""
     if execution.backend == "onnxruntime":
         onnx = bundle.onnx(loaded.part, execution.precision)
-        layer_ms = {}
-        if execution.precision == "fp32":
-            layer_ms = layer_times(onnx, loaded.feeds, num_threads=execution.num_threads)
+        fused = loaded.part.runs_in(execution.precision) != "fp32"
+        layer_ms = layer_times(onnx, loaded.feeds, fused=fused, num_threads=execution.num_threads)
         return layer_ms, {}, _peak_memory_bytes(onnx, batch, execution.num_threads)
     if execution.backend != "tensorrt":
         return {}, {}, None

@@ -1,4 +1,4 @@
-"""Every layer's cost beside its time: ONNX nodes, or an engine's own layers, which fuse some of those."""
+"""Every layer's cost beside its time: ONNX nodes, or what an engine or ONNX Runtime fuses some of those to."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ..bundle import INT8_OPERATORS, LayerCost, Precision
 from .devices import ELEMENT_BYTES
 from .encoder import PartProfile
 
-__all__ = ["LayerRow", "bytes_note", "layer_rows"]
+__all__ = ["LayerRow", "are_fused", "bytes_note", "layer_rows"]
 
 
 class LayerRow(NamedTuple):
     """One layer of a part, for one run of a batch.
 
     Attributes:
-        name: of the ONNX node, or the engine's own.
-        op: ONNX operators, of what an engine's layer fuses.
+        name: of the ONNX node, or of the layer that fuses some.
+        op: ONNX operators, of what a layer fuses; empty where it names no node, and its cost is not known.
         output: shape without the batch, of the last of them.
         flops: of the batch.
         num_params: of them.
@@ -39,12 +39,13 @@ class LayerRow(NamedTuple):
 def layer_rows(part: PartProfile, batch: int, precision: Precision) -> list[LayerRow]:
     """Every layer that does something or takes time.
 
-    TensorRT names a fused layer after the ONNX nodes in it, where it names them at all; a layer with no node's name has
-    a time and no cost, and nodes that no layer names stand after them with a cost and no time.
+    TensorRT names a fused layer after the ONNX nodes in it, where it names them at all, ONNX Runtime after one of them
+    or a tensor; a layer with no node's name has a time and no cost, and nodes that no layer names stand after them with
+    a cost and no time.
     """
     times, whole = part.layer_ms, sum(part.layer_ms.values())
     by_name = {layer.name: layer for layer in part.cost.layers}
-    named = _nodes_of_layers(list(times), list(by_name)) if part.gpu else {}
+    named = _nodes_of_layers(list(times), list(by_name)) if are_fused(part, precision) else {}
     told = {node for nodes in named.values() for node in nodes}
     named |= {name: [name] for name in by_name if name not in told and name not in named}
     rows = []
@@ -54,6 +55,11 @@ def layer_rows(part: PartProfile, batch: int, precision: Precision) -> list[Laye
             moved = sum(layer.elements(batch) * _element_bytes(layer, part, precision) for layer in layers)
             rows.append(_row(name, layers, took, whole, batch, moved))
     return rows
+
+
+def are_fused(part: PartProfile, precision: Precision) -> bool:
+    """Whether the times are of layers as they were fused to run; a CPU's in float32 are of ONNX nodes."""
+    return bool(part.layer_ms) and (bool(part.gpu) or precision != "fp32")
 
 
 def bytes_note(precision: Precision) -> str:
@@ -74,9 +80,12 @@ COPY = "Reformatting CopyNode"
 RANGE = "{ForeignNode["
 """What stands before the first and the last node of a part of the graph that TensorRT compiles as one."""
 
+ANEW = r"(?:_token_\d+)?"
+"""What ONNX Runtime adds to the name of a node that it replaces by one of another type."""
+
 
 def _nodes_of_layers(layers: list[str], nodes: list[str]) -> dict[str, list[str]]:
-    """The nodes of each of an engine's layers; each node belongs to one layer at most.
+    """The nodes of each fused layer; each node belongs to one layer at most.
 
     Args:
         layers: names.
@@ -84,7 +93,7 @@ def _nodes_of_layers(layers: list[str], nodes: list[str]) -> dict[str, list[str]
     """
     if not nodes:
         return {layer: [] for layer in layers}
-    known = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(nodes, key=len)[::-1]))
+    known = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, sorted(nodes, key=len)[::-1]))}){ANEW}(?!\w)")
     found = {layer: [] if layer.startswith(COPY) else list(dict.fromkeys(known.findall(layer))) for layer in layers}
     free, owned = set(nodes), {}
     for layer, named in sorted(found.items(), key=lambda each: RANGE in each[0]):  # what is named goes before a range

@@ -1,7 +1,8 @@
 """Time by layer, from ONNX Runtime's own profiler.
 
-The graph is run without fusing layers, so that the names are those of the ONNX file; the layers' sum is therefore more
-than the latency of the fused graph.
+Without fusing layers the names are those of the ONNX file, and the layers' sum is more than the latency of the fused
+graph. What runs in a lower precision does so only fused: its layers are ONNX Runtime's own, by the names that it gives
+them, in which a node's name may be left or not.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ _ENDING = "_kernel_time"
 
 
 def layer_times(
-    onnx: bytes, feeds: Mapping[str, Array], *, runs: int = 30, num_threads: int | None = None
+    onnx: bytes, feeds: Mapping[str, Array], *, fused: bool, runs: int = 30, num_threads: int | None = None
 ) -> dict[str, float]:
-    """Median milliseconds of each layer of a run, by the ONNX node's name; the first run does not count.
+    """Median milliseconds of each layer of a run, by its name; the first run does not count.
 
     Args:
         onnx: the model's content.
         feeds: of one run.
+        fused: the graph as ``OnnxRuntimeBackend`` runs it, by ONNX Runtime's names; else node by node, by the file's.
         runs: counted ones.
         num_threads: that an operator may use.
 
@@ -44,8 +46,9 @@ def layer_times(
         options = session_options(num_threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "layers")
-        # The basic level fuses too: a linear layer's MatMul and Add, by a name that the file does not have.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not fused:
+            # The basic level fuses too: a linear layer's MatMul and Add, by a name that the file does not have.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
             for _ in range(runs + 1):

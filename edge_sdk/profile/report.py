@@ -8,7 +8,7 @@ from ..errors import DataError
 from ..page import write_page
 from .caveats import caveats
 from .encoder import ProfileReport, named_parts
-from .layer_rows import bytes_note, layer_rows
+from .layer_rows import are_fused, bytes_note, layer_rows
 from .plots import latency_histogram, layer_bars, roofline
 from .power import rail_label
 from .roofline import Roofs, layer_points, measured_roofs, sheet_roofs
@@ -43,6 +43,7 @@ def write_html(report: ProfileReport, path: Path) -> None:
             histogram=latency_histogram(parts),
             rail_label=rail_label,
             layers=layers,
+            fused=are_fused(report.encoder, report.precision),
             bytes_note=bytes_note(report.precision),
             bars=layer_bars(report.encoder) if report.encoder.layer_ms else None,
             roofs=roofs,

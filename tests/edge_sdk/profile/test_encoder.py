@@ -4,6 +4,7 @@ import re
 import sys
 from html import unescape
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -17,8 +18,9 @@ from edge_sdk.profile import encoder, power
 from edge_sdk.profile import energy as energies
 from edge_sdk.profile.caveats import caveats
 from edge_sdk.profile.conditions import Extremes
-from edge_sdk.profile.encoder import profile_edge
+from edge_sdk.profile.encoder import ProfileReport, profile_edge
 from edge_sdk.profile.energy import PartEnergy
+from edge_sdk.profile.layer_rows import layer_rows
 from edge_sdk.profile.memory import peak_memory_bytes
 from edge_sdk.profile.report import write_html
 from export.parity import parity_images
@@ -40,14 +42,29 @@ def test_every_layer_is_timed_under_its_onnx_name(report, bundle):
     assert open_party(bundle / "edge").manifest.bundle_id == report.bundle_id
 
 
-def test_without_fusing_nothing_runs_in_8_bits_and_so_no_layer_is_timed(bundle, tmp_path):
-    done = edgesdk_here("profile", bundle / "edge", "--runs", "3", "--precision", "int8", "--html", tmp_path / "p.html",
-                        "--json", tmp_path / "p.json")  # fmt: skip
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_in_a_lower_precision_the_layers_are_those_of_the_fused_graph_that_ran(bundle, tmp_path, precision):
+    """Without fusing nothing runs in 8 bits."""
+    done = edgesdk_here("profile", bundle / "edge", "--runs", "3", "--precision", precision, "--html",
+                        tmp_path / "p.html", "--json", tmp_path / "p.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "p.json").read_text())
-    assert report["encoder"]["layer_ms"] == {}
+    report = msgspec.json.decode((tmp_path / "p.json").read_bytes(), type=ProfileReport)
+    for part in (report.encoder, report.undefended):
+        assert part.layer_ms
+        assert set(part.layer_ms) - {layer.name for layer in part.cost.layers}  # names of ONNX Runtime's own
+    rows = layer_rows(report.encoder, 1, precision)
+    assert any(row.flops and row.ms for row in rows)
+    assert sum(row.flops for row in rows) == report.encoder.cost.flops
+    assert sum(row.ms or 0 for row in rows) == pytest.approx(sum(report.encoder.layer_ms.values()))
     assert "ms without fusing" not in done.stdout
-    assert "runs nothing in" in (tmp_path / "p.html").read_text()
+    assert "ONNX Runtime's fused layers, by its names" in " ".join(done.stdout.split())
+    nameless = next(row.name for row in rows if not row.op)
+    line = next(line for line in done.stdout.splitlines() if f"│ {nameless} " in line)
+    assert not any(cell.strip() for cell in line.split("│")[2:8])  # its cost is not known, and no 0
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("<svg") == 2  # the roofs of a CPU are float32's
+    assert "As ONNX Runtime fused them" in page
+    assert "No roofline" in page
 
 
 def test_what_lies_in_the_current_folder_is_not_run(bundle, tmp_path, monkeypatch):

@@ -44,6 +44,18 @@ def test_an_engines_layer_has_the_costs_of_all_that_is_fused_in_it():
     assert sum(row.share for row in rows.values() if row.share) == pytest.approx(1)
 
 
+def test_onnx_runtimes_fused_layers_have_the_costs_of_the_node_that_they_name():
+    """A node that is replaced by one of another type has a number behind its name, others the name of a tensor."""
+    times = {"node_conv2d_token_75": 1.0, "InsertedCast_node_conv2d_1_nchwc": 2.0, "node_relu/Fusion/": 1.0}
+    rows = {row.name: row for row in layer_rows(_part(times, {}), 1, "int8")}
+    assert list(rows) == [*times, "node_conv2d_1"]
+    assert (rows["node_conv2d_token_75"].op, rows["node_conv2d_token_75"].flops) == ("Conv", 100)
+    assert rows["node_relu/Fusion/"].op == "Relu"
+    tensors = rows["InsertedCast_node_conv2d_1_nchwc"]
+    assert (tensors.op, tensors.flops, tensors.share) == ("", 0, 0.5)
+    assert (rows["node_conv2d_1"].flops, rows["node_conv2d_1"].ms) == (300, None)
+
+
 def test_no_node_counts_twice():
     """A copy to another format bears the name of the layer it is for, and a kernel may be one of several of a node."""
     layer = "node_conv2d + node_relu"

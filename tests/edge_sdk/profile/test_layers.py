@@ -9,6 +9,9 @@ from edge_sdk.profile.layers import layer_times
 onnx = pytest.importorskip("onnx")
 
 
+FEEDS = {"x": np.ones((2, 16, 8), np.float32)}
+
+
 def _model():
     """What the library fuses at every level but none: a linear layer of a transformer, and a transposed product."""
     from onnx import TensorProto, helper, numpy_helper
@@ -36,11 +39,19 @@ def _model():
 
 def test_every_node_has_its_own_time_by_its_own_name():
     model = _model()
-    times = layer_times(model.SerializeToString(), {"x": np.ones((2, 16, 8), np.float32)}, runs=3, num_threads=1)
+    times = layer_times(model.SerializeToString(), FEEDS, fused=False, runs=3, num_threads=1)
     assert set(times) == {node.name for node in model.graph.node}
     assert all(took >= 0 for took in times.values())
 
 
+def test_fused_layers_are_those_of_the_graph_that_runs():
+    model = _model()
+    times = layer_times(model.SerializeToString(), FEEDS, fused=True, runs=3, num_threads=1)
+    assert times
+    assert all(took >= 0 for took in times.values())
+    assert not {"node_transpose", "node_identity"} & set(times)  # fused into the product, and of no effect
+
+
 def test_what_the_library_refuses_is_said():
     with pytest.raises(BackendError, match="cannot profile the model"):
-        layer_times(b"no model", {})
+        layer_times(b"no model", {}, fused=True)
