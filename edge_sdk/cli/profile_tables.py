@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..profile.caveats import caveats
 from ..profile.conditions import Conditions
 from ..profile.encoder import PartProfile, ProfileReport, named_parts
+from ..profile.included import latency_holds
 from ..profile.layer_rows import are_fused, bytes_note, layer_rows
 from ..profile.machine import ran_on
 from ..profile.power import rail_label
@@ -50,18 +51,19 @@ def print_profile(report: ProfileReport, layers: bool, until_stable: bool = Fals
           for party, size in report.wire_bytes_by_server.items() if len(report.wire_bytes_by_server) > 1),
         row("peak memory, MB", ["unknown" if p.peak_memory_bytes is None else f"{p.peak_memory_bytes / 1e6:.1f}"
                                 for p in each]),
-        row("latency p50, ms", [f"{p.latency.p50_ms:.3f}" for p in each], ratio.latency_p50 if ratio else None),
+        row("latency median, ms", [f"{p.latency.p50_ms:.3f}" for p in each], ratio.latency_p50 if ratio else None),
         row("- 95 % interval", [f"{p.latency.p50_low_ms:.3f} to {p.latency.p50_high_ms:.3f}" for p in each]),
         *(row(f"latency {name}, ms", [f"{getattr(p.latency, field):.3f}" for p in each]) for name, field in STATISTICS),
         row("coefficient of variation", [f"{p.latency.variation:.1%}" for p in each]),
         row("first run, ms", [f"{p.first_run_ms:.3f}" for p in each]),
-        row("images a second", [f"{p.throughput:,.0f}" for p in each]),
+        row("throughput, images/s", [f"{p.throughput:,.0f}" for p in each]),
         *(row(f"{label}, mJ a run (above idle)", [_energy(p, rail) for p in each]) for rail, label in _rails(report)),
     ]  # fmt: skip
     latency = report.encoder.latency
     print_table(
         f"{report.defense}, batch {report.batch}: {latency.num_samples} runs after {latency.num_warmup} of warm-up, "
-        f"in turns\n{report.backend} in {report.precision} on {ran_on(report.machine, report.accelerator)}",
+        f"in turns\n{report.backend} in {report.precision} on {ran_on(report.machine, report.accelerator)}\n"
+        f"{latency_holds(report)}",
         header,
         rows,
     )
@@ -195,6 +197,6 @@ def print_comparison(reports: Sequence[tuple[Path, ProfileReport]]) -> None:
     print_table(
         "\n".join(machines) + note + "\nmeasured at different times: profile both in one bundle for a ratio in turns\n"
         "medians of the device's parts, and the bounds of their 95 % intervals, are added up",
-        ["report", "", "parts", "MFLOP", "wire bytes", "p50, ms", "95 % interval, ms", "to the first"],
+        ["report", "", "parts", "MFLOP", "wire bytes", "median, ms", "95 % interval, ms", "to the first"],
         rows,
     )

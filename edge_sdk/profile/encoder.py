@@ -57,6 +57,7 @@ class PartProfile(msgspec.Struct, frozen=True):
             what they take of its free memory, in which whatever else runs on it counts.
         energy: None where the machine has no power monitor.
         kept_in_fp32: nodes that an int8 export left in float32.
+        draws_noise: whether the device draws noise for each of its runs, within the latency.
     """
 
     name: str
@@ -73,6 +74,7 @@ class PartProfile(msgspec.Struct, frozen=True):
     peak_memory_bytes: int | None
     energy: PartEnergy | None
     kept_in_fp32: list[str] = []
+    draws_noise: bool = False
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -302,6 +304,7 @@ def _profile(
         peak_memory_bytes=memory,
         energy=energy,
         kept_in_fp32=_kept_in_fp32(bundle, part, execution.precision),
+        draws_noise=bool(loaded.noises),
     )
 
 

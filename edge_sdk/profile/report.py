@@ -8,6 +8,7 @@ from ..errors import DataError
 from ..page import write_page
 from .caveats import caveats
 from .encoder import ProfileReport, named_parts
+from .included import latency_holds
 from .layer_rows import are_fused, bytes_note, layer_rows
 from .plots import latency_histogram, layer_bars, roofline
 from .power import rail_label
@@ -40,6 +41,7 @@ def write_html(report: ProfileReport, path: Path) -> None:
             report=report,
             parts=parts,
             caveats=caveats(report),
+            latency_holds=latency_holds(report),
             histogram=latency_histogram(parts),
             rail_label=rail_label,
             layers=layers,

@@ -132,6 +132,7 @@ def test_a_profile_of_a_gpu_tells_its_steps_and_layers(driver, bundle, tmp_path,
     assert "TensorRT 10.3.0, emulated" in " ".join(printed.replace("\n", " ").split())
     assert "gpu_compute" in printed
     assert "the engine's layers" in printed
+    assert "copies to the GPU and back included (where the GPU shares" in " ".join(printed.split())
     write_html(report, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "gpu_compute" in page

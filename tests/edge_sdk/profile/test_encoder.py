@@ -20,6 +20,7 @@ from edge_sdk.profile.caveats import caveats
 from edge_sdk.profile.conditions import Extremes
 from edge_sdk.profile.encoder import ProfileReport, profile_edge
 from edge_sdk.profile.energy import PartEnergy
+from edge_sdk.profile.included import latency_holds
 from edge_sdk.profile.layer_rows import layer_rows
 from edge_sdk.profile.memory import peak_memory_bytes
 from edge_sdk.profile.report import write_html
@@ -136,6 +137,26 @@ def test_the_time_of_a_run_has_the_drawing_of_its_noise(make_checkpoint, tmp_pat
     assert drawn == [2] * 7  # the first run, the warm-up, and those timed; nothing of the undefended encoder's
     assert report.wire_dtype == "FP32"
     assert report.encoder.layer_ms
+    assert (report.encoder.draws_noise, report.undefended.draws_noise) == (True, False)
+    assert "the drawing of noise included (encoder); decoding an image" in latency_holds(report)
+
+
+@pytest.mark.parametrize(
+    ("backend", "held"),
+    [
+        ("onnxruntime", "from arrays in memory to arrays in memory; no noise is drawn; decoding an image and the"),
+        ("onnxruntime-cuda", "copies to the GPU and back included; no CUDA graph; no noise"),
+        ("tensorrt", "no CUDA graph, and no spin-wait asked for: CUDA chooses how to wait; no noise"),
+    ],
+)
+def test_what_a_latency_holds_stands_in_table_and_page(report, backend, held, tmp_path, capsys):
+    told = replace(report, backend=backend)
+    print_profile(told, layers=False)
+    write_html(told, tmp_path / "p.html")
+    table, page = capsys.readouterr().out, unescape((tmp_path / "p.html").read_text())
+    assert all(held in " ".join(text.split()) for text in (table, page))
+    assert "latency median, ms" in table  # trtexec's names
+    assert "throughput, images/s" in table
 
 
 @pytest.mark.parametrize("wire_dtype", ["float16", "uint8"])
