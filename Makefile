@@ -26,7 +26,7 @@ test-slow: setup  ## The slow ones: trainings, whole data sets
 test-engines: setup  ## Ray, NVIDIA's Triton and the page in a browser, without skips; wants Chromium on the PATH
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,ray]'
 	$(BIN)/pip install --quiet --no-compile --no-deps nvidia-pytriton
-	EDGESDK_REQUIRE_ENGINES=1 $(BIN)/python -m pytest -m 'not gpu' $(addprefix tests/cloud/test_,ray.py triton.py status_page.py)
+	EDGESDK_REQUIRE_ENGINES=all $(BIN)/python -m pytest -m 'not gpu' $(addprefix tests/cloud/test_,ray.py triton.py status_page.py)
 
 check: setup  ## Lint, types, layers
 	$(BIN)/ruff check .

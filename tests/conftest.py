@@ -17,12 +17,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+from edge_sdk.engine.library import TensorRT, load_library
+from edge_sdk.errors import MissingExtra
 
 settings.register_profile("tests", deadline=None)  # a machine may stand still for a moment
 settings.load_profile("tests")
@@ -78,11 +81,20 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], *words: str) -
         assert word in lines[0]
 
 
-def lacking(engine: str) -> NoReturn:
-    """Skip a test whose engine is not here; fail it where all of them are to be there (``make test-engines``)."""
-    if os.environ.get("EDGESDK_REQUIRE_ENGINES"):
-        pytest.fail(f"needs {engine}; EDGESDK_REQUIRE_ENGINES is set, so that this is no reason to skip")
-    pytest.skip(f"needs {engine}", allow_module_level=True)
+def lacking(engine: Literal["chromium", "ray", "rtx", "triton"], needed: str) -> NoReturn:
+    """Skip a test whose engine is not here; fail it where EDGESDK_REQUIRE_ENGINES asks for it, or for ``all``."""
+    if {engine, "all"} & set(os.environ.get("EDGESDK_REQUIRE_ENGINES", "").split(",")):
+        pytest.fail(f"needs {needed}; EDGESDK_REQUIRE_ENGINES asks for it, so that this is no reason to skip")
+    pytest.skip(f"needs {needed}", allow_module_level=True)
+
+
+@pytest.fixture(scope="session")
+def rtx() -> TensorRT:
+    """TensorRT for RTX, which builds engines without a GPU."""
+    try:
+        return load_library("tensorrt_rtx")
+    except MissingExtra as error:
+        lacking("rtx", str(error))
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def test_wrong_usage(bundle, options, words):
 
 def _needs_ray() -> None:
     if importlib.util.find_spec("ray") is None:
-        lacking("Ray: pip install 'edgesdk[ray]'")
+        lacking("ray", "Ray: pip install 'edgesdk[ray]'")
 
 
 def _replicas() -> set[int]:

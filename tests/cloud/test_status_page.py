@@ -17,7 +17,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def _dom(url, tmp_path):
     """The document after some looks at the server: the browser's clock runs ahead while nothing is being fetched."""
     if CHROMIUM is None:
-        lacking("Chromium")
+        lacking("chromium", "Chromium")
     options = [
         "--headless",
         "--no-sandbox",

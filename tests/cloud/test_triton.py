@@ -22,7 +22,7 @@ from edge_sdk.errors import RemoteError
 from ..conftest import assert_one_line_error, edgesdk_here, held_port, lacking, wait_until
 
 if importlib.util.find_spec("tritonclient") is None:
-    lacking("tritonclient: pip install 'edgesdk[deploy]'")
+    lacking("triton", "tritonclient: pip install 'edgesdk[deploy]'")
 FEATURES = {"features": np.random.default_rng(1).random((2, 12, 8, 8), np.float32)}
 
 
@@ -118,7 +118,7 @@ def _triton(repository):
     """The real server over a repository: its address and log."""
     found = importlib.util.find_spec("pytriton")
     if found is None or found.submodule_search_locations is None:
-        lacking("NVIDIA's Triton: pip install --no-deps nvidia-pytriton")
+        lacking("triton", "NVIDIA's Triton: pip install --no-deps nvidia-pytriton")
     home = Path(found.submodule_search_locations[0]) / "tritonserver"
     stub = home / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}" / "triton_python_backend_stub"
     backend = home / "backends" / "python" / "triton_python_backend_stub"

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 from contextlib import ExitStack
+from hashlib import sha256
 
 import pytest
 
-from edge_sdk.bundle import parties
+from edge_sdk.bundle import open_party, parties
+from edge_sdk.engine.build import EngineOptions
+from edge_sdk.engine.process import build_apart
 from edge_sdk.errors import ConfigError
 from edge_sdk.profile.end_to_end import measure
 from export.audit.gate import audit_summary
@@ -17,7 +20,7 @@ from export.data import image_folder, load_splits
 from export.train import evaluate
 from export.zoo import zoo_model
 
-from ..conftest import ROOT, edgesdk, serving
+from ..conftest import ARCHIVE, ROOT, edgesdk, serving
 
 ZOO = ROOT / "export" / "zoo"
 GPUS = ("sm_80", "sm_86", "sm_89", "sm_120")
@@ -92,25 +95,16 @@ def test_images(cifar_archive, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def exported(request, cifar_sample, tmp_path_factory):
-    """A shipped model's name and its bundle."""
+def exported(request, tmp_path_factory):
+    """A shipped model's name and its bundle, compared with torch on real images where they are here."""
     defense, _, backbone = request.param.rpartition("-")
     out = tmp_path_factory.mktemp("zoo") / "b"
-    done = edgesdk(
-        "export",
-        "--defense",
-        defense,
-        "--backbone",
-        backbone,
-        "--out",
-        out,
-        "--data",
-        cifar_sample,
-        "--precision",
-        "fp16",
-    )
+    real = ARCHIVE.exists()
+    data = ("--data", request.getfixturevalue("cifar_sample")) if real else ()
+    options = ("--defense", defense, "--backbone", backbone, "--out", out, "--precision", "fp16", *data)
+    done = edgesdk("export", *options)
     assert done.returncode == 0, done.stderr
-    assert "64 real images of test" in done.stdout
+    assert ("64 real images of test" in done.stdout) == real
     return request.param, out
 
 
@@ -134,16 +128,31 @@ def test_the_served_bundle_reaches_the_recorded_accuracy(exported, cifar_sample,
 
 
 @pytest.mark.parametrize(("precision", "targets"), [("fp32", GPUS), ("fp16", ("sm_75", *GPUS))])
-def test_every_shipped_part_builds_as_an_engine(exported, precision, targets, tmp_path):
-    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX: pip install 'edgesdk[rtx]'")
+def test_every_shipped_file_builds_as_an_engine(rtx, exported, precision, targets, tmp_path):
+    name, out = exported
     options = [option for target in targets for option in ("--target", target)]
     records = []
-    for party in parties(exported[1]):
+    for party in parties(out):
         done = edgesdk("build", party, "--precision", precision, *options, "--out", tmp_path, "--json", "-")
         assert done.returncode == 0, done.stderr
         records += [engine["record"] for engine in json.loads(done.stdout).values()]
     assert all(record["options"]["targets"] == list(targets) for record in records)
     assert any(layer["kind"] == "CONVOLUTION" for record in records for layer in record["layers"])
+    built = {record["onnx_sha256"] for record in records}
+    edge = open_party(out / "edge")
+    if reference := edge.manifest.reference:  # profile alone builds it
+        onnx = edge.onnx(reference, precision)
+        assert build_apart(onnx, EngineOptions(precision=precision, targets=targets), "tensorrt_rtx").content
+        built.add(sha256(onnx).hexdigest())
+    assert (edge.manifest.reference is None) == name.startswith("none-")
+    assert built == {sha256(path.read_bytes()).hexdigest() for path in _files(out, precision)}
+
+
+def _files(bundle, precision):
+    """The file of every graph of all parties in a precision; that of float32 where there is no other."""
+    plain = [path for path in bundle.rglob("*.onnx") if path.name.count(".") == 1]
+    lower = {path: path.with_suffix(f".{precision}.onnx") for path in plain}
+    return [lower[path] if lower[path].exists() else path for path in plain]
 
 
 @pytest.mark.slow
