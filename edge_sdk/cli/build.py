@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,18 @@ import typer
 from .execution import SERVER_BATCH, Precision, PrecisionOption
 
 if TYPE_CHECKING:
+    from ..bundle import Part
+    from ..engine.build import EngineLayer
     from ..engine.cache import CachedEngine
 
 
 MOST_WORKSPACE = 1 << 20
 """MiB, more than any GPU has."""
+
+FIRST_LAYERS = 20
+"""Of a part, whose names are printed without being asked for."""
+
+AS_READ = "as TensorRT read them, before it fuses them"
 
 
 def build(
@@ -30,7 +38,9 @@ def build(
     out: Path | None = typer.Option(
         None, help="Folder for the engines; default: the cache, where run finds this GPU's."
     ),
-    layers: bool = typer.Option(False, help="Print every layer."),
+    layers: bool = typer.Option(
+        False, help=f"Print every layer: kind, shape, ONNX node; without, {FIRST_LAYERS} names."
+    ),
     json_file: str | None = typer.Option(
         None, "--json", help="Write the engines' records here; - for standard output."
     ),
@@ -68,43 +78,62 @@ def build(
     if json_file is not None:
         write_json(json_file, {part: {"path": str(each.path), "record": each.record} for part, each in engines.items()})
     if json_file != "-":
-        _print(engines, layers)
+        _print(own, engines, layers)
 
 
-def _print(engines: dict[str, CachedEngine], layers: bool) -> None:
+def _print(parts: Sequence[Part], engines: Mapping[str, CachedEngine], layers: bool) -> None:
     from .tables import print_table
 
-    first = next(iter(engines.values())).record
-    where = ", ".join(first.options.targets) or (first.gpu.name if first.gpu else "")
-    print_table(
-        f"{first.library} {first.version}, batch 1 to {first.options.max_batch}, for {where}",
-        ["part", "precision", "layers", "engine bytes", "", "file"],
-        [
+    first = engines[parts[0].name]
+    where = ", ".join(first.record.options.targets) or (first.record.gpu.name if first.record.gpu else "")
+    rows = []
+    for part in parts:
+        each = engines[part.name]
+        rows.append(
             [
-                part,
+                part.name,
                 each.record.options.precision,
+                _batch(part, each.record.options.max_batch),
                 str(len(each.record.layers)),
                 f"{len(each.content):,}",
                 "kept" if each.found else "built",
                 each.path.name,
             ]
-            for part, each in engines.items()
+        )
+    title = f"{first.record.library} {first.record.version}, for {where}; in {first.path.parent}"
+    print_table(title, ["part", "precision", "batch", "layers", "engine bytes", "", "file"], rows)
+    for name, each in engines.items():
+        if layers:
+            _print_layers(name, each.record.layers)
+        else:
+            names = ", ".join(layer.name for layer in each.record.layers[:FIRST_LAYERS])
+            left = len(each.record.layers) - FIRST_LAYERS
+            more = f" and {left} more: --layers prints all" if left > 0 else ""
+            typer.echo(f"{name}'s layers {AS_READ}: {names}{more}")
+
+
+def _batch(part: Part, most: int) -> str:
+    """That the engine takes: a graph exported for one batch takes that alone, whatever was asked for."""
+    fixed = part.inputs[0].shape[0]
+    if fixed is not None or most == 1:
+        return str(fixed or 1)
+    return f"1 to {most}"
+
+
+def _print_layers(name: str, layers: Sequence[EngineLayer]) -> None:
+    from .tables import print_table
+
+    print_table(
+        f"{name}'s layers {AS_READ}",
+        ["layer", "kind", "output", "dtype", "ONNX node"],
+        [
+            [
+                layer.name,
+                layer.kind,
+                "x".join("N" if size is None else str(size) for size in layer.shape),
+                layer.dtype,
+                layer.onnx_node,
+            ]
+            for layer in layers
         ],
     )
-    for part, each in engines.items():
-        if layers:
-            print_table(
-                f"{part}: layers as TensorRT read them, before it fuses them",
-                ["layer", "kind", "output", "dtype", "ONNX node"],
-                [
-                    [
-                        layer.name,
-                        layer.kind,
-                        "x".join("N" if size is None else str(size) for size in layer.shape),
-                        layer.dtype,
-                        layer.onnx_node,
-                    ]
-                    for layer in each.record.layers
-                ],
-            )
-    typer.echo(f"in {next(iter(engines.values())).path.parent}")
