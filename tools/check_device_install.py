@@ -2,9 +2,10 @@
 
 Installs edgesdk's base, without extras, for each --python in a virtual environment of its own, and with --aarch64 in a
 Debian arm64 root (made there in 15 seconds, 223 MB; as root, on x86-64 Debian 12), whose programs run by emulation.
-There it runs `edgesdk run` and `edgesdk profile` on a bundle, beside the same commands here, against the same servers.
-Checks also that the install resolves on aarch64 for Python 3.10 (JetPack 6) and 3.12 (JetPack 7). Needs the cloud extra
-here. Times under emulation mean nothing and are not shown.
+There it runs the encoder of a bundle without noise on pixels decoded here: every feature must be within 1e-4 of what
+it is here. So must the answers of `edgesdk run` be, against the same servers, and `edgesdk profile` must time the same
+layers. Checks also that the install resolves on aarch64 for Python 3.10 (JetPack 6) and 3.12 (JetPack 7). Needs the
+cloud extra here. Times under emulation mean nothing and are not shown.
 
     python tools/check_device_install.py BUNDLE IMAGE... [--python python3.10] [--aarch64 ROOT]
 """
@@ -21,21 +22,57 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 from serving import process, serve
 
-from edge_sdk.bundle import EDGE, parties
+from edge_sdk.bundle import EDGE, PartyBundle, open_party, parties
 from edge_sdk.errors import ConfigError, EdgeSDKError
+from edge_sdk.images import decode_image, fit_image
+from edge_sdk.tensors import Array
 
 TOOLS = Path(__file__).resolve().parent
 ROOT_SCRIPT = str(TOOLS / "aarch64_root.sh")
 TOLERANCE = 1e-4
 JETPACK_PYTHONS = ("3.10", "3.12")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
+PIXELS, FEATURES = "pixels.npy", "features.npz"
 ENTRY = "from edge_sdk.cli import main; main()"
 
-Command = Callable[[Sequence[str]], str]
-"""Runs edgesdk with these arguments somewhere, and gives what it prints."""
+ENCODE = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from edge_sdk.backends import DEFAULT_EXECUTION, open_backend
+from edge_sdk.bundle import open_party
+
+edge, pixels, features = map(Path, sys.argv[1:])
+bundle = open_party(edge)
+with open_backend(bundle.manifest.parts[0], bundle, DEFAULT_EXECUTION) as encoder:
+    rows = [encoder.run({"image": image[None]}) for image in np.load(pixels)]
+np.savez(features, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+"""
+"""What each place's Python runs: an image at a time, as the device does."""
+
+Place = Callable[[Sequence[str]], str]
+"""Runs its Python with these arguments in the shared folder, and gives what that prints."""
+
+
+class Computed(NamedTuple):
+    """By one place.
+
+    Attributes:
+        features: of all images, by tensor.
+        answers: of ``run``, an image each.
+        report: of ``profile``.
+    """
+
+    features: dict[str, Array]
+    answers: list[dict[str, Any]]
+    report: dict[str, Any]
 
 
 def main() -> None:
@@ -67,7 +104,8 @@ def check(bundle: Path, images: Sequence[Path], pythons: Sequence[str], root: Pa
             print(f"Python {version} on aarch64 resolves to {', '.join(resolve(wheel, version))}", flush=True)
         shutil.copytree(bundle / EDGE, shared / EDGE)
         files = [Path(shutil.copy(image, shared / f"{i}{image.suffix}")).name for i, image in enumerate(images)]
-        places: dict[str, Command] = {python: in_venv(work, wheel, python, shared) for python in pythons}
+        np.save(shared / PIXELS, decoded(open_party(shared / EDGE), images))
+        places: dict[str, Place] = {python: in_venv(work, wheel, python, shared) for python in pythons}
         if root is not None:
             places["aarch64"] = in_root(work, wheel, root, shared)
         servers = [
@@ -77,31 +115,59 @@ def check(bundle: Path, images: Sequence[Path], pythons: Sequence[str], root: Pa
             for option in ("--server", stack.enter_context(process(serve(folder))))
         ]
         run = ["run", EDGE, *files, *servers, "--allow-colocated", "--top", "1000", "--json"]
-        profile = ["profile", EDGE, "--runs", "3", "--warmup", "1", "--json", "-"]
-        here = partial(_edgesdk, [sys.executable], shared)
-        expected, layers = here(run), set(json.loads(here(profile))["encoder"]["layer_ms"])
-        same = [_same(place, command, run, profile, expected, layers) for place, command in places.items()]
+        expected = compute(partial(_python, [sys.executable], shared), run, shared)
+        same = [agree(name, expected, compute(place, run, shared)) for name, place in places.items()]
         return all(same)
 
 
-def _same(place: str, command: Command, run: list[str], profile: list[str], expected: str, layers: set[str]) -> bool:
-    answers = [[json.loads(line) for line in text.splitlines()] for text in (expected, command(run))]
-    worst = max(_difference(a, b) for a, b in zip(*answers, strict=True))
-    report = json.loads(command(profile))
-    same_layers = set(report["encoder"]["layer_ms"]) == layers
-    machine = report["machine"]
+def decoded(edge: PartyBundle, images: Sequence[Path]) -> Array:
+    """What the encoder takes of the images: uint8 ``(N, H, W, 3)``.
+
+    Raises:
+        ConfigError: the encoder takes noise, drawn anew for every answer, or rounds its features, so that the smallest
+            difference may become a whole step.
+        DataError: an image cannot be read.
+    """
+    encoder = edge.manifest.parts[0]
+    if len(encoder.inputs) > 1:
+        raise ConfigError("this bundle's noise makes every answer another; take a bundle without")
+    if encoder.outputs[0].dtype != "FP32":
+        raise ConfigError(f"features of this bundle travel as {encoder.outputs[0].dtype}; take one that sends float32")
+    height, width = (size or 0 for size in encoder.inputs[0].shape[1:3])
+    return np.stack([fit_image(decode_image(image), height, width) for image in images])
+
+
+def compute(place: Place, run: Sequence[str], shared: Path) -> Computed:
+    """All that is compared, by one place; ``run`` is the command's arguments."""
+    (shared / FEATURES).unlink(missing_ok=True)
+    place(["-c", ENCODE, EDGE, PIXELS, FEATURES])
+    with np.load(shared / FEATURES) as file:
+        features = dict(file)
+    answers = place(["-c", ENTRY, *run])
+    report = place(["-c", ENTRY, "profile", EDGE, "--runs", "3", "--warmup", "1", "--json", "-"])
+    return Computed(features, [json.loads(line) for line in answers.splitlines()], json.loads(report))
+
+
+def agree(place: str, here: Computed, there: Computed) -> bool:
+    """Whether two places computed the same; says how far apart they are."""
+    features = np.max([np.abs(here.features[name] - there.features[name]).max() for name in here.features])
+    answers = max(_difference(a, b) for a, b in zip(here.answers, there.answers, strict=True))
+    layers = [set(each.report["encoder"]["layer_ms"]) for each in (here, there)]
+    same_layers = layers[0] == layers[1]
+    machine = there.report["machine"]
     print(
-        f"{place}: {machine['system']}, Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}: "
-        f"probabilities of {len(answers[0])} images differ by {worst:.1e} at most (limit {TOLERANCE:g}), "
-        f"{len(layers)} layers of the encoder were timed {'there too' if same_layers else 'HERE, OTHERS THERE'}",
+        f"{place}: {machine['system']}, Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}: of "
+        f"{len(here.answers)} images features differ by {features:.1e} at most, probabilities by {answers:.1e} (limit "
+        f"{TOLERANCE:g}), {len(layers[0])} layers of the encoder were timed "
+        f"{'there too' if same_layers else 'HERE, OTHERS THERE'}",
         flush=True,
     )
-    return worst <= TOLERANCE and same_layers
+    return bool(features <= TOLERANCE and answers <= TOLERANCE and same_layers)
 
 
-def _difference(here: dict[str, list[dict[str, float]]], there: dict[str, list[dict[str, float]]]) -> float:
+def _difference(here: dict[str, Any], there: dict[str, Any]) -> float:
     first, second = ({each["label"]: each["probability"] for each in answer["classes"]} for answer in (here, there))
-    return max(abs(first[label] - second[label]) for label in first)
+    return float(max(abs(first[label] - second[label]) for label in first))
 
 
 def build_wheel(work: Path) -> Path:
@@ -121,23 +187,22 @@ def resolve(wheel: Path, version: str) -> list[str]:
     return sorted(f"{each['name']} {each['version']}" for each in found)
 
 
-def in_venv(work: Path, wheel: Path, python: str, folder: Path) -> Command:
+def in_venv(work: Path, wheel: Path, python: str, folder: Path) -> Place:
     """The device install for an interpreter of this machine."""
     home = work / f"venv-{Path(python).name}-{abs(hash(python))}"
     subprocess.run([python, "-m", "venv", str(home)], check=True)
     subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", str(wheel)], check=True)
-    return partial(_edgesdk, [str(home / "bin" / "python")], folder)
+    return partial(_python, [str(home / "bin" / "python")], folder)
 
 
-def in_root(work: Path, wheel: Path, root: Path, folder: Path) -> Command:
+def in_root(work: Path, wheel: Path, root: Path, folder: Path) -> Place:
     """The device install on an emulated CPU; in a chroot, so that child processes run there too."""
     subprocess.run([ROOT_SCRIPT, "setup", str(root), str(work / "wheels"), str(wheel)], check=True)
-    return partial(_edgesdk, [ROOT_SCRIPT, "chroot", str(root), str(folder), "python3"], folder)
+    return partial(_python, [ROOT_SCRIPT, "chroot", str(root), str(folder), "python3"], folder)
 
 
-def _edgesdk(python: Sequence[str], folder: Path, arguments: Sequence[str]) -> str:
-    command = [*python, "-c", ENTRY, *arguments]
-    return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+def _python(python: Sequence[str], folder: Path, arguments: Sequence[str]) -> str:
+    return subprocess.run([*python, *arguments], cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def _pip(*arguments: str) -> str:
