@@ -29,6 +29,7 @@ __all__ = ["Check", "examine"]
 TESTED_PYTHONS = ((3, 10), (3, 12))
 LOCAL = Path("/usr/local")
 LITTLE_MEMORY = 1 << 30
+NONE_FITS = "no JetPack for this module has that (the last for a Xavier is 5, with Python 3.8, for a Nano or TX2 4)"
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -99,7 +100,7 @@ def _machine() -> Iterator[Check]:
 def _jetpack(l4t: str, known: jetson.JetPack, module: str) -> Check:
     found = f"{known.name} (L4T {l4t}), with TensorRT {known.tensorrt} for Python {known.python}"
     if known.python in ("3.6", "3.8"):
-        new = "update to JetPack 6.1 or 7, or " if "Orin" in module else "no later one is for this module; "
+        new = "update to JetPack 6.1 or 7, or " if "Orin" in module else f"{NONE_FITS}; "
         advice = (
             f"its TensorRT is for Python {known.python}, edgesdk for 3.10 and later: {new}"
             "stay with --backend onnxruntime, on the CPU"

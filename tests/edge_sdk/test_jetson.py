@@ -66,12 +66,23 @@ def test_jetpack_5_is_told_what_to_do():
     assert "update to JetPack 6.1" in check.advice
 
 
-@pytest.mark.parametrize("module", ["NVIDIA Jetson Nano Developer Kit", "NVIDIA Jetson Xavier NX", "quill"])
-def test_a_module_without_a_later_jetpack_is_not_sent_to_one(module):
-    for l4t in ("32.7.1", "35.4.1"):
-        advice = _jetpack(l4t, jetson.jetpack(l4t), module).advice
-        assert "update" not in advice
-        assert "no later one is for this module; stay with --backend onnxruntime" in advice
+@pytest.mark.parametrize(
+    ("module", "l4t"),
+    [
+        ("NVIDIA Jetson Nano Developer Kit", "32.7.1"),
+        ("quill", "32.7.1"),  # TX2
+        ("NVIDIA Jetson Xavier NX Developer Kit", "32.7.1"),  # for which there is a JetPack 5, whose Python is no help
+        ("NVIDIA Jetson AGX Xavier", "32.7.1"),
+        ("NVIDIA Jetson Xavier NX Developer Kit", "35.4.1"),
+    ],
+)
+def test_a_module_that_no_jetpack_helps_is_not_sent_to_one(module, l4t):
+    check = _jetpack(l4t, jetson.jetpack(l4t), module)
+    assert check.state == "missing"
+    assert "update" not in check.advice
+    assert "no later one" not in check.advice
+    assert "no JetPack for this module has that (the last for a Xavier is 5, with Python 3.8" in check.advice
+    assert check.advice.endswith("; stay with --backend onnxruntime, on the CPU")
 
 
 def test_jetpack_6_0_has_a_tensorrt_that_is_too_old():
