@@ -111,16 +111,16 @@ def _set_targets(config: Any, targets: tuple[str, ...], library: TensorRT) -> No
     known = getattr(library.module, "ComputeCapability", None)
     if known is None:
         raise ConfigError(f"{library.name} {library.version} builds for the GPU of this machine alone")
-    names = {f"sm_{name[2:]}": name for name in known.__members__ if name.startswith("SM")}
+    members = {f"sm_{name[2:]}": member for name, member in known.__members__.items() if name.startswith("SM")}
     for target in targets:
-        if target not in names:
+        if target not in members:
             raise ConfigError(
-                f"{library.name} {library.version} has no target {target}; it has {', '.join(sorted(names))}. "
+                f"{library.name} {library.version} has no target {target}; it has {', '.join(sorted(members))}. "
                 "Engines for a Jetson are built on the Jetson"
             )
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
-        config.set_compute_capability(getattr(known, names[target]), index)
+        config.set_compute_capability(members[target], index)
 
 
 def _add_profile(builder: Any, network: Any, config: Any, max_batch: int) -> None:
@@ -146,13 +146,13 @@ def _add_profile(builder: Any, network: Any, config: Any, max_batch: int) -> Non
 def _layer(layer: Any) -> EngineLayer:
     output = layer.get_output(0)
     shape = tuple(None if size == -1 else int(size) for size in output.shape) if output is not None else ()
-    node = getattr(layer, "metadata", "").removeprefix("[ONNX Layer: ").removesuffix("]")
+    told = getattr(layer, "metadata", "")
+    node = told.removeprefix("[ONNX Layer: ").removesuffix("]")
     dtype = output.dtype.name if output is not None else ""
     return EngineLayer(layer.name, layer.type.name, node, dtype, shape)
 
 
 def _parse_error(error: Any) -> str:
-    named = (getattr(error, name, str)() for name in ("node_name", "node_operator"))  # of 8.6 on
-    node, operator = named
+    node, operator = error.node_name(), error.node_operator()
     where = f"node {node!r} ({operator})" if node or operator else f"node {error.node()}"
     return f"{where}: {error.code().name}, {error.desc()}"

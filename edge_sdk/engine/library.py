@@ -92,8 +92,8 @@ class TensorRT(NamedTuple):
     def network_flags(self) -> int:
         """Those that every network of ours is created with, as far as this version knows them."""
         flags = self.module.NetworkDefinitionCreationFlag
-        names = ("EXPLICIT_BATCH", "STRONGLY_TYPED")  # the former has no effect in 10, and is gone in 11
-        return sum(1 << int(getattr(flags, name)) for name in names if hasattr(flags, name))
+        batch = 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0  # no effect in 10, none in 11
+        return batch | (1 << int(flags.STRONGLY_TYPED) if self.strongly_typed else 0)
 
 
 @functools.cache
