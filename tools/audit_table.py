@@ -96,15 +96,17 @@ def rank() -> str:
     """A sentence on whether FSInfo tells what attacks reach."""
     levels = [load_report(path) for path in sorted(LEVELS.glob("*.json"))]
     points = points_of([*(report for _, report in kept_audits()), *levels])
-    found = spearman([(point.fsinfo, point.psnr_db) for point in points])
-    assumed = sum(point.assumed for point in points)
+    noisy = [point for point in points if not point.assumed]
+    found, of_noisy = (spearman([(point.fsinfo, point.psnr_db) for point in each]) for each in (points, noisy))
     if found is None:
         return f"FSInfo is known of {len(points)} attacked adversaries, too few to correlate."
-    return (
+    text = (
         f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over {len(points)} "
-        f"adversaries, of these models and of {len(levels)} levels of noise (tools/noise_levels.py); {assumed} of them "
-        f"see no noise but the assumed one. Every attack's PSNR is over the first {points[0].met:,} images."
+        f"adversaries, of these models and of {len(levels)} levels of noise (tools/noise_levels.py)"
     )
+    if of_noisy is not None:
+        text += f", and {of_noisy:.2f} over the {len(noisy)} of them whose noise is the device's and not an assumed one"
+    return f"{text}. Every attack's PSNR is over the first {points[0].met:,} images."
 
 
 def kept_audits() -> Iterator[tuple[str, AuditReport]]:
