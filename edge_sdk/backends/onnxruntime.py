@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -28,6 +27,9 @@ _TYPES = {
 
 LAYERS = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU")
 """In the names of operators that compute: where these run is what a backend is chosen for."""
+
+ASSIGNMENTS_SINCE = "1.24"
+"""The ONNX Runtime that first says which provider runs what; on the package index it asks for Python 3.11."""
 
 ERROR, FATAL = 3, 4
 """Of ONNX Runtime's levels of its log."""
@@ -63,7 +65,8 @@ class OnnxRuntimeBackend:
         provider: that runs the model.
 
     Raises:
-        BackendError: ONNX Runtime refuses the model, or its provider leaves layers to the CPU.
+        BackendError: ONNX Runtime refuses the model, or its provider leaves layers to the CPU, or a part of it of
+            which this ONNX Runtime cannot tell whether it has layers.
         DeviceError: this ONNX Runtime has no such provider, or it does not start; no other takes its place.
     """
 
@@ -144,14 +147,16 @@ def _check_assigned(session: InferenceSession, provider: Provider) -> None:
     """A GPU's provider may leave the arithmetic of shapes to the CPU, and no layer.
 
     Raises:
-        BackendError: it has left it some.
+        BackendError: it has left it some, or this ONNX Runtime cannot tell.
     """
     tell = getattr(session, "get_provider_graph_assignment_info", None)
-    if tell is None:  # of late
-        warnings.warn(
-            f"{provider.name} leaves a part of the graph to the CPU; this ONNX Runtime does not say which", stacklevel=3
+    if tell is None:
+        import onnxruntime
+
+        raise BackendError(
+            f"{provider.name} leaves a part of the graph to the CPU, and ONNX Runtime {onnxruntime.__version__} cannot "
+            f"tell whether that has layers; {ASSIGNMENTS_SINCE} or later can"
         )
-        return
     left = [node.name for each in tell() if each.ep_name == CPU.name for node in each.get_nodes()
             if any(kind in node.op_type for kind in LAYERS)]  # fmt: skip
     if left:

@@ -15,13 +15,13 @@ COPY cloud cloud
 COPY edge_sdk edge_sdk
 COPY export export
 # pycuda is compiled here, against this CUDA; ONNX Runtime's CPU package makes way for the one with GPU providers. All
-# are for CUDA 12, as the image is: the package that is called tensorrt alone would bring the newest CUDA's. ONNX Runtime 1.22 is built for
-# TensorRT 10.9.
+# are for CUDA 12, as the image is: the package that is called tensorrt alone would bring the newest CUDA's. ONNX Runtime
+# 1.24 is built for TensorRT 10.14, and the first that says which layers its providers leave to the CPU.
 RUN python3 -m venv /opt/edgesdk \
     && /opt/edgesdk/bin/pip install --no-cache-dir --constraint constraints.txt '.[grpc,trace]' pycuda \
-        'tensorrt-cu12==10.9.*' \
+        'tensorrt-cu12==10.14.*' \
     && /opt/edgesdk/bin/pip uninstall --yes onnxruntime \
-    && /opt/edgesdk/bin/pip install --no-cache-dir 'onnxruntime-gpu==1.22.*'
+    && /opt/edgesdk/bin/pip install --no-cache-dir 'onnxruntime-gpu==1.24.*'
 
 FROM nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04
 # hadolint ignore=DL3008

@@ -78,10 +78,12 @@ def test_layers_that_a_provider_leaves_to_the_cpu_are_not_run_there():
 
 
 @needs_azure
-def test_an_onnx_runtime_that_does_not_say_what_it_left_is_no_silence(monkeypatch):
-    monkeypatch.delattr(Session, "get_provider_graph_assignment_info")
-    with pytest.warns(UserWarning, match="does not say which"):
-        OnnxRuntimeBackend(_leaving("Relu"), provider=Provider("AzureExecutionProvider")).close()
+@pytest.mark.parametrize("operator", ["Relu", "Conv"])
+def test_an_onnx_runtime_that_does_not_say_what_it_left_is_refused(monkeypatch, operator):
+    monkeypatch.delattr(Session, "get_provider_graph_assignment_info", raising=False)  # as before 1.24
+    model = _leaving(operator, *["w"] * (operator == "Conv"))
+    with pytest.raises(BackendError, match=r"cannot tell whether that has layers; 1\.24 or later can"):
+        OnnxRuntimeBackend(model, provider=Provider("AzureExecutionProvider"))
 
 
 def test_threads_are_taken():
