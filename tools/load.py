@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,11 @@ from edge_sdk.client import Client
 
 KINDS = 64
 TOLERANCE = 1e-3
+
+NOT_TAKEN = 0
+"""In place of a status: the server refused the connection, or ended it with the request unread."""
+NO_ANSWER = -1
+"""In place of a status: the server read the request, and then ended the connection or sent what is no answer."""
 
 
 class Questions:
@@ -45,10 +51,19 @@ class Questions:
         return head.encode() + body
 
     def is_right(self, kind: int, request_id: str, length: str | None, body: bytes) -> bool:
-        """Whether an answer is this request's."""
+        """Whether an answer is this request's.
+
+        Raises:
+            TensorError: it is none.
+            KeyError: it lacks the output.
+        """
         answer = oip.decode_response(body, length)
-        found = answer.outputs[self._output]
-        return answer.id == request_id and bool(np.abs(found - self.answers[kind]).max() <= TOLERANCE)
+        found, expected = answer.outputs[self._output], self.answers[kind : kind + 1]
+        return (
+            answer.id == request_id
+            and found.shape == expected.shape
+            and bool(np.abs(found - expected).max() <= TOLERANCE)
+        )
 
     def ask(self, client: Client, kind: int, rows: int = 1) -> bool:
         """So many from this one on in one request, by our own client: whether the answer is right."""
@@ -60,12 +75,31 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Outcome(NamedTuple):
-    """Of one request: status, 0 for a connection that ended; milliseconds; and whether the answer was its own."""
+    """Of one request: status, or one of the two in its place; milliseconds; and whether the answer was its own.
+
+    Right is also a refusal with 503 that says when to come again.
+    """
 
     request_id: str
     status: int
     ms: float
     right: bool
+
+
+def _fields(head: str) -> dict[str, str]:
+    """An answer's headers, names in lower case."""
+    return {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head.split("\r\n"))}
+
+
+def _had_read(connection: Connection | None) -> bool:
+    """Whether a server that closed a connection in order, which is local, had read all that was sent on it.
+
+    To what comes after that, and to what was not read, its system answers with a reset: the socket's error.
+    """
+    if connection is None:
+        return False
+    local: socket.socket = connection[1].get_extra_info("socket")
+    return local.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 class Load:
@@ -88,24 +122,31 @@ class Load:
         self._sent += 1
         kind, request_id = self._sent % KINDS, str(self._sent)
         began = time.perf_counter()
-        status, right = 0, False
+        status, right, goes_on = NOT_TAKEN, False, False
         try:
             if connection is None:
                 connection = await asyncio.open_connection(self._host, self._port)
             reader, writer = connection
             writer.write(self._questions.request(kind, request_id))
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            fields = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head.split("\r\n"))}
-            body = await reader.readexactly(int(fields["content-length"]))
+            status, fields = NO_ANSWER, _fields(head)
             status = int(head.split(" ", 2)[1])
+            body = await reader.readexactly(int(fields["content-length"]))
             right = status == 503 and "retry-after" in fields
             if status == 200:
                 right = self._questions.is_right(kind, request_id, fields.get(oip.HEADER_LENGTH.lower()), body)
-        except (OSError, asyncio.IncompleteReadError):
-            if connection is not None:
-                connection[1].close()
-            connection = None
+            goes_on = fields.get("connection", "").lower() != "close"
+        except asyncio.IncompleteReadError as error:
+            if status == NOT_TAKEN and (error.partial or _had_read(connection)):
+                status = NO_ANSWER
+        except OSError:  # of a connection that ended so: what the server had not read
+            pass
+        except Exception:  # what cannot be read, for whatever reason, is a wrong answer
+            status = NO_ANSWER if status == NOT_TAKEN else status
         self.outcomes.append(Outcome(request_id, status, (time.perf_counter() - began) * 1e3, right))
+        if connection is not None and not (goes_on and right):
+            connection[1].close()
+            connection = None
         self._free.put_nowait(connection)
 
     async def closed(self, seconds: float, clients: int) -> float:

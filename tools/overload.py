@@ -7,8 +7,9 @@
    for that request's own features; the others must be 503 with Retry-After; as the queue has a bound, so has the time
    that accepted requests take; the server's memory must not grow. Where fewer than nine tenths of these requests could
    be sent in the time that it took, nothing is proven, and the exit status says so. Its last line is for quoting.
-3. SIGTERM in the middle: every request that the server's log calls answered has reached its client. And once more with
-   requests that are known to wait there: all of them are answered.
+3. SIGTERM in the middle: every request that the server read is answered, rightly or with a refusal, and every one that
+   its log calls answered has reached its client; one that it had not read by then may find its connection refused or
+   reset. And once more with requests that are known to wait there: all of them are answered.
 4. SIGKILL, and a new server at the same address: clients go on by themselves.
 """
 
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import requests
-from load import KINDS, Load, Questions
+from load import KINDS, NO_ANSWER, NOT_TAKEN, Load, Outcome, Questions
 from serving import process_of, resident_kib, serve
 
 from cloud.batcher import LANES
@@ -43,6 +44,7 @@ MAX_WAITING = 64
 ROWS = 8
 ENOUGH = 0.9
 """Of the rate that was meant to be sent."""
+UNANSWERED = {NOT_TAKEN: "connection refused, or reset on an unread request", NO_ANSWER: "read and not answered"}
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def overload(
             ["capacity, answers/s", f"{capacity:,.0f}"],
             ["sent", f"{len(found):,} in {took:,.1f} s ({sent:.2f} times the capacity)"],
             ["not sent, all connections waited", f"{load.late:,}"],
-            *([str(status), f"{count:,}"] for status, count in sorted(statuses.items())),
+            *([UNANSWERED.get(each, str(each)), f"{count:,}"] for each, count in sorted(statuses.items())),
             ["answers of another request, or refusals without Retry-After", str(wrong)],
             ["accepted: p50, p99 ms", f"{np.median(times):.1f}, {p99:.1f} (bound {bound:.0f})"],
             ["memory, KiB, after a tenth and at the end", f"{memory[1]:,}, {memory[-1]:,} ({growth:+.1%})"],
@@ -155,20 +157,35 @@ def terminated(folder: Path, questions: Questions, connections: int, workers: in
         asyncio.run(run())
         status = server.wait(60)
         reader.join(10)
-    reached = {each.request_id for each in load.outcomes if each.status == 200}
-    wrong = sum(each.status == 200 and not each.right for each in load.outcomes)
-    fine = status == 0 and answered <= reached and not wrong and bool(answered)
+    fine, rows = after_sigterm(load.outcomes, answered)
+    fine &= status == 0
     print_table(
         f"SIGTERM under that load: {_verdict(fine)}",
         ["", "found"],
-        [
-            ["answered, as the server's log says", f"{len(answered):,}"],
-            ["of them not arrived", str(len(answered - reached))],
-            ["wrong answers", str(wrong)],
-            ["exit status of the server", str(status)],
-        ],
+        [*rows, ["exit status of the server", str(status)]],
     )
     return fine
+
+
+def after_sigterm(outcomes: list[Outcome], answered: set[str]) -> tuple[bool, list[list[str]]]:
+    """Whether nothing was lost that the server had read, and what became of all requests.
+
+    Args:
+        outcomes: of the clients.
+        answered: those that the server's log calls so.
+    """
+    reached = {each.request_id for each in outcomes if each.status == 200}
+    lost = sum(each.status == NO_ANSWER for each in outcomes)
+    wrong = sum(each.status not in UNANSWERED and not each.right for each in outcomes)
+    rows = [
+        ["answered, as the server's log says", f"{len(answered):,}"],
+        ["of them not arrived", str(len(answered - reached))],
+        ["refused with 503", f"{sum(each.status == 503 for each in outcomes):,}"],
+        [UNANSWERED[NOT_TAKEN], f"{sum(each.status == NOT_TAKEN for each in outcomes):,}"],
+        [UNANSWERED[NO_ANSWER], str(lost)],
+        ["wrong answers, or refusals without Retry-After", str(wrong)],
+    ]
+    return bool(answered) and answered <= reached and not lost and not wrong, rows
 
 
 def drained(folder: Path, questions: Questions) -> bool:
