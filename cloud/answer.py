@@ -26,10 +26,13 @@ from .models import Model
 from .replies import MAX_MESSAGE
 from .statistics import FailureReason
 
-__all__ = ["CLIENT_LEFT", "Answer", "Clients", "Failure", "begin", "complete", "failure", "refusal"]
+__all__ = ["CLIENT_LEFT", "DECODED_AT_ONCE", "Answer", "Clients", "Failure", "begin", "complete", "failure", "refusal"]
 
 ALONE_SECONDS = 1.0
 """After which a connection that nobody else has asked beside counts as the only one."""
+
+DECODED_AT_ONCE = 64 * 1024
+"""Bytes of JSON, or of gRPC's typed numbers, that are decoded on the event loop; more take a thread of their own."""
 
 UNSERVED = {"classification", "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"}
 """Parameters of an output, of Triton's extensions, that would make it another than the tensor."""

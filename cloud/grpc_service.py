@@ -19,7 +19,7 @@ import edge_sdk
 from edge_sdk import oip
 from edge_sdk.errors import DeviceError, EdgeSDKError, UnknownModelError
 
-from .answer import CLIENT_LEFT, Clients, begin, complete, failure, refusal
+from .answer import CLIENT_LEFT, DECODED_AT_ONCE, Clients, begin, complete, failure, refusal
 from .configuration import configuration
 from .grpc_calls import CallFailed, Context, abort, client_of, headers_of, new_server, received
 from .grpc_health import Health
@@ -233,7 +233,10 @@ class GrpcServer:
         asked = Asked(time.perf_counter_ns(), context.peer(), headers)
         model = self._repository.find(request.model_name, request.model_version)
         try:
-            decoded_request = decode_request(request)
+            if request.raw_input_contents or request.ByteSize() <= DECODED_AT_ONCE:
+                decoded_request = decode_request(request)
+            else:
+                decoded_request = await asyncio.get_running_loop().run_in_executor(None, decode_request, request)
             decoded = time.perf_counter_ns()
             alone = self._clients.alone(context.peer()) and self._num_begun == 1  # a connection has many calls
             left = context.time_remaining()

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from edge_sdk.errors import TensorError
-from edge_sdk.oip import MAX_JSON_BYTES, InferRequest, Parameters, RequestedOutput, array_of, num_elements
+from edge_sdk.oip import (
+    MAX_JSON_BYTES,
+    InferRequest,
+    Parameters,
+    RequestedOutput,
+    array_of,
+    check_counts,
+    num_elements,
+)
 from edge_sdk.tensors import DTYPES, Array, dtype_name
 
 from .protobuf import open_inference_pb2 as messages
@@ -41,8 +49,7 @@ def decode_request(message: messages.ModelInferRequest) -> InferRequest:
         TensorError: a tensor is not what the message says of it.
     """
     raw = message.raw_input_contents
-    if not message.inputs:
-        raise TensorError("the request has no inputs")
+    check_counts(len(message.inputs), len(message.outputs))
     if raw and len(raw) != len(message.inputs):
         raise TensorError(f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs; expected one for each")
     if not raw and sum(tensor.contents.ByteSize() for tensor in message.inputs) > MAX_JSON_BYTES:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from edge_sdk import oip
 
-from .answer import CLIENT_LEFT, Clients, Failure, begin, complete, failure
+from .answer import CLIENT_LEFT, DECODED_AT_ONCE, Clients, Failure, begin, complete, failure
 from .batcher import Ran
 from .compression import ENCODINGS, choose_encoding, compress, decompress
 from .models import Model
@@ -96,37 +96,45 @@ class InferHandler:
         """
         call.began = time.perf_counter_ns()
         headers = dict(call.headers)
-        if b"content-encoding" not in headers:
+        if b"content-encoding" not in headers and not _has_long_json(headers, body):
             self._answer(call, headers, body, done)
             return
-        # A few bytes may take long to unpack: not on the loop that everybody waits for.
-        unpacking = asyncio.get_running_loop().run_in_executor(None, self._decompressed, headers, body)
-        unpacking.add_done_callback(lambda whole: self._answer_unpacked(call, headers, whole, done))
+        # A few bytes may take long to unpack, and numbers in JSON to decode: not on the loop that everybody waits for.
+        reading = asyncio.get_running_loop().run_in_executor(None, self._read, call, headers, body)
+        reading.add_done_callback(lambda read: self._answer_read(call, read, done))
 
-    def _answer_unpacked(
-        self, call: Call, headers: dict[bytes, bytes], whole: asyncio.Future[bytes], done: Callable[[Reply], None]
+    def _answer(self, call: Call, headers: dict[bytes, bytes], body: bytes, done: Callable[[Reply], None]) -> None:
+        call.model = self.find(call.path) or call.model  # a newer version may have come while the body did
+        try:
+            request = _decoded(headers, body, call.model)
+        except Exception as error:  # the client gets one line, whatever it was
+            done(self._failed(call, error))
+        else:
+            self._begin(call, request, done)
+
+    def _read(self, call: Call, headers: dict[bytes, bytes], body: bytes) -> oip.InferRequest:
+        """In a thread: unpacked and decoded."""
+        whole = self._decompressed(headers, body)
+        return _decoded(headers, whole, self.find(call.path) or call.model)
+
+    def _answer_read(
+        self, call: Call, reading: asyncio.Future[oip.InferRequest], done: Callable[[Reply], None]
     ) -> None:
-        problem = whole.exception()
+        call.model = self.find(call.path) or call.model  # as above
+        problem = reading.exception()
         if call.left:
             self._forget(call, done)
         elif isinstance(problem, Exception):
             done(self._failed(call, problem))
         else:
-            self._answer(call, headers, whole.result(), done)
+            self._begin(call, reading.result(), done)
 
-    def _answer(self, call: Call, headers: dict[bytes, bytes], body: bytes, done: Callable[[Reply], None]) -> None:
-        call.model = self.find(call.path) or call.model  # a newer version may have come while the body did
-        request = None
+    def _begin(self, call: Call, request: oip.InferRequest, done: Callable[[Reply], None]) -> None:
+        decoded = time.perf_counter_ns()
         try:
-            length = headers.get(_HEADER_LENGTH)
-            if length == b"0":
-                request = oip.decode_raw_request(body, call.model.inputs)
-            else:
-                request = oip.decode_request(body, None if length is None else length.decode("latin-1"))
-            decoded = time.perf_counter_ns()
             running = begin(call.model, request, alone=self.clients.alone(call.client))
-        except Exception as error:  # the client gets one line, whatever it was
-            done(self._failed(call, error, request.id if request else ""))
+        except Exception as error:
+            done(self._failed(call, error, request.id))
             return
         if running.done():
             self._finish(call, request, decoded, done, running)
@@ -237,6 +245,21 @@ class InferHandler:
 
     def _too_long(self) -> _Refusal:
         return _Refusal(413, f"the body is longer than {self.max_body_bytes} bytes")
+
+
+def _has_long_json(headers: dict[bytes, bytes], body: bytes) -> bool:
+    """Whether a body has so much JSON that it is worth a thread; a length that is none is refused at once."""
+    if len(body) <= DECODED_AT_ONCE:
+        return False
+    length = headers.get(_HEADER_LENGTH)
+    return length is None or (length.isdigit() and len(length) <= 20 and int(length) > DECODED_AT_ONCE)
+
+
+def _decoded(headers: dict[bytes, bytes], body: bytes, model: Model) -> oip.InferRequest:
+    length = headers.get(_HEADER_LENGTH)
+    if length == b"0":
+        return oip.decode_raw_request(body, model.inputs)
+    return oip.decode_request(body, None if length is None else length.decode("latin-1"))
 
 
 def _check_encoding(headers: dict[bytes, bytes]) -> str:

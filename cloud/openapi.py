@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from edge_sdk.oip import MAX_TENSORS
 from edge_sdk.tensors import DTYPES
 
 __all__ = ["description"]
@@ -157,8 +158,8 @@ def _schemas() -> Json:
             {
                 "id": STRING,
                 "parameters": {**parameters, "description": f"{asked}binary_data_output: whether outputs are binary."},
-                "inputs": tensors,
-                "outputs": {"type": "array", "items": output},
+                "inputs": {**tensors, "minItems": 1, "maxItems": MAX_TENSORS},
+                "outputs": {"type": "array", "items": output, "maxItems": MAX_TENSORS},
             },
             required=("inputs",),
         ),

@@ -32,8 +32,14 @@ __all__ = [
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_RANK = 16
+MAX_TENSORS = 256
+"""Inputs of a request, and outputs that it asks for: each is looked at by itself."""
 MAX_JSON_BYTES = 4 * 2**20
 """Numbers in JSON take ten times their size in memory, and long to parse."""
+MAX_JSON_PARTS = 2**17
+"""Lists, objects and their entries in it: a parser makes them in one go, in which no other thread of Python goes on."""
+PIECE = 2**16
+"""Numbers of a list that are converted in one go."""
 
 Scalar = str | int | float | bool
 Parameters = dict[str, Scalar]
@@ -159,8 +165,7 @@ def decode_request(body: bytes, header_length: str | None) -> InferRequest:
         header = _request_decoder.decode(json_part)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TensorError(f"the request's JSON part is not an inference request: {error}") from error
-    if not header.inputs:
-        raise TensorError("the request has no inputs")
+    check_counts(len(header.inputs), len(header.outputs or ()))
     return InferRequest(_decode_tensors(header.inputs, raw), header.id, header.parameters, header.outputs)
 
 
@@ -210,6 +215,18 @@ def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     ]
 
 
+def check_counts(num_inputs: int, num_outputs: int) -> None:
+    """Of the tensors that a request has and asks for, before any of them is decoded.
+
+    Raises:
+        TensorError: there are no inputs, or too many of either.
+    """
+    if not num_inputs:
+        raise TensorError("the request has no inputs")
+    if max(num_inputs, num_outputs) > MAX_TENSORS:
+        raise TensorError(f"{num_inputs} inputs and {num_outputs} outputs; expected at most {MAX_TENSORS} of each")
+
+
 def num_elements(name: str, datatype: str, shape: Sequence[int]) -> int:
     """Of a tensor as a message describes it.
 
@@ -229,12 +246,16 @@ def array_of(numbers: Sequence[Scalar], dtype: np.dtype[Any]) -> Array:
     Raises:
         ValueError: one is out of the dtype's range, which NumPy 1 would wrap.
     """
-    if dtype.kind in "iu" and numbers:
-        bounds = np.iinfo(dtype)
-        if min(numbers) < bounds.min or max(numbers) > bounds.max:  # type: ignore[operator]
-            raise ValueError("an element is out of range")
-    with np.errstate(over="ignore"):
-        return np.array(numbers, dtype)
+    array = np.empty(len(numbers), dtype)
+    for start in range(0, len(numbers), PIECE):
+        piece = numbers[start : start + PIECE]
+        if dtype.kind in "iu":
+            bounds = np.iinfo(dtype)
+            if min(piece) < bounds.min or max(piece) > bounds.max:  # type: ignore[operator]
+                raise ValueError("an element is out of range")
+        with np.errstate(over="ignore"):
+            array[start : start + PIECE] = np.array(piece, dtype)
+    return array
 
 
 def _headers(header_length: int) -> dict[str, str]:
@@ -279,6 +300,10 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, 
 def _bounded(json_part: bytes | memoryview) -> bytes | memoryview:
     if len(json_part) > MAX_JSON_BYTES:
         raise TensorError(f"the JSON part has more than {MAX_JSON_BYTES} bytes; send tensors as binary data")
+    if len(json_part) > MAX_JSON_PARTS and sum(map(bytes(json_part).count, (b"[", b"{", b":"))) > MAX_JSON_PARTS:
+        raise TensorError(
+            f"the JSON part has more than {MAX_JSON_PARTS} lists, objects and entries; send flat or binary data"
+        )
     return json_part
 
 
@@ -328,7 +353,8 @@ def _from_json(tensor: Tensor, count: int, dtype: np.dtype[Any]) -> Array:
         leaves = _flatten(tensor.data, tensor.shape)
         if len(leaves) != count:
             raise ValueError(f"it has {len(leaves)} elements")
-        if set(map(type, leaves)) - _JSON_TYPES[dtype.kind]:
+        allowed = _JSON_TYPES[dtype.kind]
+        if any(set(map(type, leaves[start : start + PIECE])) - allowed for start in range(0, count, PIECE)):
             raise ValueError("an element is of another type")
         array = array_of(leaves, dtype).reshape(tensor.shape)
         if dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no infinity: this one overflowed

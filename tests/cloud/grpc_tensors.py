@@ -80,6 +80,20 @@ def _typed(datatype, field, numbers, **how):
     return request
 
 
+def _many(count, num_outputs=0):
+    request = messages.ModelInferRequest()
+    for i in range(count):
+        request.inputs.add(name=str(i), datatype="INT8", shape=[1]).contents.int_contents.append(i % 100)
+    for i in range(num_outputs):
+        request.outputs.add(name=str(i))
+    return request
+
+
+def test_as_many_tensors_as_may_be_are_decoded():
+    inputs = decode_request(_many(256, 256)).inputs
+    assert [int(array[0]) for array in inputs.values()] == [i % 100 for i in range(256)]
+
+
 def _two_large():
     request = _typed("FP32", "fp32_contents", [0.0] * 600_000)
     request.inputs.append(request.inputs[0])
@@ -96,6 +110,8 @@ def _raw(content=bytes(4), **how):
     ("request_", "words"),
     [
         (messages.ModelInferRequest(), "no inputs"),
+        (_many(257), "257 inputs and 0 outputs; expected at most 256"),
+        (_many(1, 300), "1 inputs and 300 outputs; expected at most 256"),
         (_typed("INT8", "int_contents", [200]), "out of range"),
         (_typed("UINT16", "uint_contents", [2**16]), "out of range"),
         (_typed("FP16", "fp32_contents", [1.0]), "FP16 travels as raw bytes alone"),

@@ -202,14 +202,23 @@ def test_what_a_client_that_left_has_queued_is_not_run(model):
     assert model.statistics.failures["CANCELED"].count >= 6
 
 
-def test_a_client_that_leaves_while_its_call_is_unpacked_is_not_run_for(bundle):
-    """A few bytes that unpack to 12 MB: it has left before they have."""
-    rows = 4000
+def _packed(rows=4000):
+    """A few bytes that unpack to 12 MB."""
     headers, chunks = oip.encode_request({"features": np.zeros((rows, 12, 8, 8), np.float32)})
-    packed = gzip.compress(b"".join(chunks), 1)
+    return {**headers, "Content-Encoding": "gzip"}, gzip.compress(b"".join(chunks), 1)
+
+
+def _long_json(rows=2000):
+    tensor = b'{"name":"features","shape":[%d,12,8,8],"datatype":"FP32","data":[%b0]}'
+    return {}, b'{"inputs":[' + tensor % (rows, b"0," * (rows * 12 * 8 * 8 - 1)) + b"]}"
+
+
+@pytest.mark.parametrize("made", [_packed, _long_json])
+def test_a_client_that_leaves_while_its_call_is_read_is_not_run_for(bundle, made):
+    """It has left before its body is unpacked and decoded."""
+    headers, body = made()
     head = [f"POST {PATH} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers.items())]
-    head += ["Content-Encoding: gzip", f"Content-Length: {len(packed)}"]
-    call = "\r\n".join(head).encode() + b"\r\n\r\n" + packed
+    call = "\r\n".join([*head, f"Content-Length: {len(body)}"]).encode() + b"\r\n\r\n" + body
     model = Model("tail", OnnxRuntimeBackend((bundle / "server0" / "tail.onnx").read_bytes(), 1), {})
     try:
         with _serving(model, Limits(max_concurrency=1), max_body_bytes=64 * LIMIT) as (connect, _):

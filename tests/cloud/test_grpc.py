@@ -134,13 +134,15 @@ def _request(array):
     return request
 
 
-def test_typed_inference_is_answered_typed(client, expected):
+@pytest.mark.parametrize("copies", [1, 50])  # of 76,800 numbers, which are decoded in a thread and in two pieces
+def test_typed_inference_is_answered_typed(client, expected, copies):
     """As a client without numpy sends it."""
     from tritonclient.grpc import service_pb2
 
+    features, expected = (np.concatenate([each] * copies) for each in (FEATURES, expected))
     request = service_pb2.ModelInferRequest(model_name="tail")
-    tensor = request.inputs.add(name="features", datatype="FP32", shape=FEATURES.shape)
-    tensor.contents.fp32_contents.extend(FEATURES.ravel().tolist())
+    tensor = request.inputs.add(name="features", datatype="FP32", shape=features.shape)
+    tensor.contents.fp32_contents.extend(features.ravel().tolist())
     answer = client._client_stub.ModelInfer(request)
     assert not answer.raw_output_contents
     found = np.array(answer.outputs[0].contents.fp32_contents).reshape(answer.outputs[0].shape)
@@ -245,6 +247,27 @@ def test_typed_contents_without_end_are_refused(bundle):
         )
         with pytest.raises(grpc.RpcError, match="contents of more than 4194304 bytes; send them raw"):
             infer(request, timeout=20)
+
+
+def test_while_long_typed_contents_are_decoded_others_are_answered(bundle):
+    from tritonclient.grpc import service_pb2 as messages
+
+    request = messages.ModelInferRequest(model_name="tail")
+    tensor = request.inputs.add(name="features", datatype="INT32", shape=[4_000_000])
+    tensor.contents.int_contents.extend([0] * 4_000_000)
+    content = request.SerializeToString()
+    with (
+        _serving(bundle) as (url, address, _),
+        grpc.insecure_channel(address) as channel,
+        requests.Session() as session,
+    ):
+        asked = [channel.unary_unary("/inference.GRPCInferenceService/ModelInfer").future(content) for _ in range(4)]
+        answered = 0
+        while not all(each.done() for each in asked):
+            assert session.get(f"{url}/v2/health/live").status_code == 200
+            answered += 1
+        assert {each.code() for each in asked} == {grpc.StatusCode.INVALID_ARGUMENT}  # by its shape and type
+    assert answered > 10
 
 
 def test_who_watches_the_health_does_not_hold_a_server_that_stops(bundle):

@@ -120,6 +120,23 @@ BAD = {
     "a list": (b"[]", None, "Expected `object`"),
     "no inputs": (b"{}", None, "inputs"),
     "empty inputs": (b'{"inputs": []}', None, "no inputs"),
+    "too many inputs": (
+        json.dumps({"inputs": [{"name": str(i), **FLOATS, "data": ["no", "numbers"]} for i in range(257)]}).encode(),
+        None,
+        "257 inputs and 0 outputs; expected at most 256",
+    ),
+    "too many outputs": (
+        json.dumps({"inputs": [{"name": "x", **FLOATS}], "outputs": [{"name": "y"}] * 300}).encode(), None,
+        "1 inputs and 300 outputs; expected at most 256",
+    ),
+    "too many lists": (
+        b'{"inputs":[{"name":"x","shape":[200000,0],"datatype":"FP32","data":[' + b"[]," * 199_999 + b"[]]}]}", None,
+        "more than 131072 lists, objects and entries",
+    ),
+    "too many objects": (b'{"outputs":[' + b"{}," * 200_000 + b"{}]}", None, "more than 131072 lists, objects"),
+    "too many entries": (
+        b'{"parameters":{' + b'"a":1,' * 200_000 + b'"b":1}}', None, "more than 131072 lists, objects and entries",
+    ),
     "unknown datatype": (_json_request(shape=[1], datatype="FP8", data=[1]), None, "'FP8' is not one of"),
     "BYTES": (_json_request(shape=[1], datatype="BYTES", data=["a"]), None, "'BYTES' is not one of"),
     "binary_data that is no truth value": (
@@ -184,6 +201,26 @@ def test_a_bad_body_is_refused_with_its_reason(case):
         oip.decode_request(body, length)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_as_many_tensors_as_may_be_are_decoded():
+    tensors = [{"name": str(i), "shape": [1], "datatype": "INT8", "data": [i % 100]} for i in range(256)]
+    asked = {"inputs": tensors, "outputs": [{"name": str(i)} for i in range(256)]}
+    request = oip.decode_request(json.dumps(asked).encode(), None)
+    assert [int(array[0]) for array in request.inputs.values()] == [i % 100 for i in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("last", "words"), [(128, "out of range"), (1.5, "of another type"), (True, "of another type"), (7, "")]
+)
+def test_the_last_of_many_numbers_is_looked_at_too(last, words):
+    numbers = [i % 100 for i in range(oip.PIECE)] + [last]
+    body = _json_request(shape=[len(numbers)], datatype="INT8", data=numbers)
+    if words:
+        with pytest.raises(TensorError, match=words):
+            oip.decode_request(body, None)
+    else:
+        np.testing.assert_array_equal(oip.decode_request(body, None).inputs["x"], numbers)
 
 
 def test_json_without_end_is_parsed_on_neither_side():
