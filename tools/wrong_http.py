@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -15,8 +17,18 @@ from right_request import Right
 
 from edge_sdk import oip
 
-FINE = {200, 400, 403, 404, 405, 413, 415, 503, 504}
-"""What may be answered: 403 to loading and unloading, 504 for a request's own timeout, of a microsecond."""
+OWN_TIMEOUT = "504, by the request's own timeout"
+HUNG_UP, WAITED = "hung up", "waited for more, until there was none"
+LOST, NO_ANSWER, NO_HTTP = "hung up on a short and whole request", "no answer", "an answer that is no HTTP"
+FINE = {"200", "400", "403", "404", "405", "413", "415", "503", OWN_TIMEOUT, HUNG_UP, WAITED}
+"""What may become of requests: 403 is for loading and unloading; a connection may end on those behind a wrong one."""
+
+AT_ONCE_SECONDS = 0.25
+"""In which most are answered."""
+SECONDS = 10.0
+"""In which all are, or their connection is closed."""
+SHORT = 2**16
+"""Bytes that a server has read before it refuses them: of longer ones the rest may make its system take that back."""
 
 ODD: list[Any] = [
     None, True, False, -1, 0, 1, 2**31, 2**63, 2**64, -(2**63), 1e308, -0.0, "", "x", "é\u0000", "FP32", "BYTES",
@@ -175,7 +187,7 @@ class Mutator:
 
 
 class Sender:
-    """One connection at a time; counts what is answered."""
+    """One connection at a time; counts what becomes of requests."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -187,48 +199,81 @@ class Sender:
     def send(self, *requests: bytes) -> None:
         """Send all before the first is answered, and read their answers.
 
-        A connection that the server ends, or that it waits on, is given up.
+        Where none comes soon, of a request that is not whole the server may wait for the rest: it is told that there is
+        none, and must answer or close. A whole one must be answered, however late.
         """
-        closes = False
+        closes, whole = False, all(map(is_whole, requests))
+        began = time.monotonic()
         try:
             if self._socket is None:
-                self._socket = socket.create_connection(self._address, 20)
+                self._socket = socket.create_connection(self._address, SECONDS)
                 self._answers = self._socket.makefile("rb")
-            self._socket.settimeout(20)
+            self._socket.settimeout(SECONDS)
             self._socket.sendall(b"".join(requests))
-            for _ in requests:
-                status, closes = _answer(self._socket, self._answers)
-                self.statuses[str(status)] += 1
+            for request in requests:
+                status, closes = self._answer(self._socket, whole)
+                own = status == 504 and has_own_timeout(request, time.monotonic() - began)
+                self.statuses[OWN_TIMEOUT if own else str(status)] += 1
                 if closes:
                     break
-        except TimeoutError:
-            self.statuses["waits for more"] += 1
-            closes = True
-        except OSError:
-            self.statuses["hung up"] += 1
+        except (_NoMore, OSError, ValueError, IndexError) as error:
+            end = next((name for kind, name in _ENDS if isinstance(error, kind)), NO_HTTP)
+            sure = whole and len(requests) == 1 and len(requests[0]) <= SHORT
+            self.statuses[LOST if end == HUNG_UP and sure else end] += 1
             closes = True
         if closes and self._socket is not None:
             self._answers.close()
             self._socket.close()
             self._socket = None
 
+    def _answer(self, connection: socket.socket, whole: bool) -> tuple[int, bool]:
+        """Status, and whether the connection can serve no further request."""
+        closes = not self._begins(connection, whole)
+        status = int(self._answers.readline().split(b" ", 2)[1])
+        fields = {}
+        while line := self._answers.readline().strip():
+            name, _, value = line.partition(b":")
+            fields[name.lower()] = value.strip()
+        if status == 100:
+            return self._answer(connection, whole)
+        length = int(fields.get(b"content-length", b"0"))
+        if len(self._answers.read(length)) < length:
+            raise ConnectionResetError
+        # What follows a refusal may be the rest of a body that was never read: a new connection begins clean.
+        return status, closes or status != 200 or fields.get(b"connection") == b"close"
 
-def _answer(connection: socket.socket, answers: BinaryIO) -> tuple[int, bool]:
-    """Status, and whether the connection can serve no further request."""
-    connection.settimeout(0.25)
-    first = answers.read(1)
-    connection.settimeout(20)
-    if not first:
-        raise ConnectionResetError
-    status = int(answers.readline().split(b" ", 2)[1])
-    fields = {}
-    while line := answers.readline().strip():
-        name, _, value = line.partition(b":")
-        fields[name.lower()] = value.strip()
-    if status == 100:
-        return _answer(connection, answers)
-    length = int(fields.get(b"content-length", b"0"))
-    if len(answers.read(length)) < length:
-        raise ConnectionResetError
-    # What follows a refusal may be the rest of a body that was never read: a new connection begins clean.
-    return status, status != 200 or fields.get(b"connection") == b"close"
+    def _begins(self, connection: socket.socket, whole: bool) -> bool:
+        """Wait for the first byte of an answer; whether more may still be sent."""
+        connection.settimeout(AT_ONCE_SECONDS)
+        try:
+            first, goes_on = self._answers.read(1), True
+        except TimeoutError:
+            connection.settimeout(SECONDS)
+            self._answers = connection.makefile("rb")  # the old one refuses to read on
+            goes_on = whole
+            if not whole:
+                connection.shutdown(socket.SHUT_WR)
+            first = self._answers.read(1)
+        connection.settimeout(SECONDS)
+        if not first:
+            raise ConnectionResetError if goes_on else _NoMore
+        return goes_on
+
+
+class _NoMore(Exception):
+    """Of a request that its server waited for, and closed the connection as it was told that there is no more."""
+
+
+_ENDS = ((_NoMore, WAITED), (TimeoutError, NO_ANSWER), (OSError, HUNG_UP))
+
+
+def is_whole(request: bytes) -> bool:
+    """Whether a request has all that its framing says."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    framing = re.findall(rb"\r\n(Content-Length|Transfer-Encoding): ([^\r]*)", head)
+    return framing in ([(b"Content-Length", b"%d" % len(body))], [(b"Transfer-Encoding", b"chunked")])
+
+
+def has_own_timeout(request: bytes, seconds: float) -> bool:
+    """Whether a request sets a timeout, in microseconds, that has passed after so many seconds."""
+    return any(0 < int(each) <= seconds * 1e6 for each in re.findall(rb'"timeout": ?(\d{1,19})\b', request))
