@@ -8,11 +8,13 @@ A MODEL is a bundle, or a name of tools/bench_models.py: `tiny`, one linear laye
 
 Needs wrk. Every server runs with ONNX Runtime on as many threads as it has cores, at most 32 rows a batch, no window.
 A round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors (MLServer takes JSON alone);
-LitServe and Ray Serve, which burn cores when idle, are stopped while others are asked. `raw` is session.run in this
-process at the best of its batch sizes, `echo` a bare uvicorn that sends the body back. Before the rounds each server is
-started alone, once a round and once more, which does not count. Printed are each server's share of raw, and ours over
-each peer, round by round, with the spread; --markdown writes the same tables. Peers are the scripts of `tools/peers/`,
-each by the Python that has its packages: CONTRIBUTING.md says how to install them.
+LitServe and Ray Serve, which burn cores when idle, are stopped while others are asked. MLServer is two peers, without
+batches (`mlserver`) and with them (`mlserver_batched`): at each concurrency its better figure is the one to compare
+with. `raw` is session.run in this process at the best of its batch sizes, `echo` a bare uvicorn that sends the body
+back. Before the rounds each server is started alone, once a round and once more, which does not count. Printed are each
+server's share of raw, and ours over each peer, round by round, with the spread; --markdown writes the same tables.
+Peers are the scripts of `tools/peers/`, each by the Python that has its packages: CONTRIBUTING.md says how to install
+them.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ MAX_BATCH = 32
 START_SECONDS = 60.0
 RAW_BATCHES = (1, 8, MAX_BATCH)
 BURN_IDLE = ("litserve", "ray")
-JSON_ONLY = ("mlserver",)
-PACKAGES = {"triton": "nvidia-pytriton", "echo": "uvicorn"}
+JSON_ONLY = ("mlserver", "mlserver_batched")
+PACKAGES = {"triton": "nvidia-pytriton", "echo": "uvicorn", "mlserver_batched": "mlserver"}
 """Of servers whose package has another name."""
 
 

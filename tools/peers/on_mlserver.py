@@ -1,4 +1,7 @@
-"""MLServer with a runtime of its own for ONNX Runtime; over HTTP it takes tensors as JSON alone."""
+"""MLServer with a runtime of its own for ONNX Runtime; over HTTP it takes tensors as JSON alone.
+
+By itself it runs each request alone, as it does unless told otherwise; ``on_mlserver_batched`` has it join them.
+"""
 
 import asyncio
 import os
@@ -27,18 +30,20 @@ class Tail(MLModel):
         return InferenceResponse(model_name=self.name, outputs=outputs)
 
 
-async def main() -> None:
-    """Serve."""
+async def serve(max_batch: int = 0, window_seconds: float = 0.0) -> None:
+    """Serve; a batch waits as long for company, and 0 turns batching off."""
     port = int(os.environ["BENCH_PORT"])
     settings = Settings(
         host="127.0.0.1", http_port=port, grpc_port=port + 1, metrics_port=port + 2, parallel_workers=0, debug=False
     )
-    server = MLServer(settings)
-    batch = int(os.environ["BENCH_BATCH"])
     model = ModelSettings(
-        name=os.environ["BENCH_NAME"], implementation=Tail, max_batch_size=batch, max_batch_time=0.001
+        name=os.environ["BENCH_NAME"],
+        implementation=Tail,
+        max_batch_size=max_batch,
+        max_batch_time=window_seconds,
     )
-    await server.start([model])
+    await MLServer(settings).start([model])
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(serve())
