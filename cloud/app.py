@@ -25,6 +25,7 @@ from edge_sdk.errors import EdgeSDKError, ForbiddenError
 from .answer import CLIENT_LEFT, refusal
 from .configuration import configuration
 from .infer import InferHandler
+from .logs import told_id
 from .metrics import CONTENT_TYPE, exposition
 from .models import Model
 from .openapi import description
@@ -205,13 +206,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeSDKError)
     refused = refusal(error)
-    _log.info("refused", extra={"status": refused.status, "path": request.scope["path"][:200]})
+    _log_refused(request, refused.status)
     return error_answer(refused.message, refused.status)
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
-    _log.info("refused", extra={"status": CLIENT_LEFT.status, "path": request.scope["path"][:200]})
+    _log_refused(request, CLIENT_LEFT.status)
     return Response(status_code=CLIENT_LEFT.status)  # which nobody reads
+
+
+def _log_refused(request: Request, status: int) -> None:
+    scope = request.scope
+    _log.info("refused", extra={"status": status, "path": scope["path"][:200], **told_id(scope["headers"])})
 
 
 async def _our_fault(request: Request, error: Exception) -> Response:

@@ -25,6 +25,7 @@ from .grpc_calls import CallFailed, Context, abort, client_of, headers_of, new_s
 from .grpc_health import Health
 from .grpc_tensors import decode_request, encode_response
 from .guard import Guard
+from .logs import told_id
 from .observer import Asked, Observer
 from .protobuf import open_inference_pb2 as messages
 from .replies import EXTENSIONS, SERVER_NAME
@@ -140,12 +141,17 @@ class GrpcServer:
 
         async def answered(stream: object, context: Context) -> Message:
             peer = context.peer()  # of a call that has ended there is none
+
+            def log_refused(code: str) -> None:
+                told = {"status": code, "client": peer, "path": path, **told_id(headers_of(context))}
+                _log.info("refused", extra=told)
+
             if guard is not None:
                 let_in = guard.enter if counted else guard.check
                 refused = let_in(headers_of(context), client_of(context))
                 if refused is not None:
                     code = _REFUSALS[refused.status]
-                    _log.info("refused", extra={"status": code, "client": peer, "path": path})
+                    log_refused(code)
                     await abort(context, code, refused.message)
             request = None
             self._num_begun += 1
@@ -155,7 +161,7 @@ class GrpcServer:
                 return await method(request, context)
             except asyncio.CancelledError:
                 if request is None:
-                    _log.info("refused", extra={"status": CLIENT_LEFT.code, "client": peer, "path": path})
+                    log_refused(CLIENT_LEFT.code)
                 raise
             except CallFailed as error:
                 failed = error.failure
@@ -169,7 +175,7 @@ class GrpcServer:
                 if guard is not None and counted:
                     guard.leave()
             if not told:  # by the observer of inference
-                _log.info("refused", extra={"status": failed.code, "client": peer, "path": path})
+                log_refused(failed.code)
             return await abort(context, failed.code, failed.message)
 
         return answered

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .logs import told_id
 from .replies import NEEDS_TOKEN, error_body
 from .status_page import STATUS_PATHS
 from .tokens import TokenFile
@@ -178,7 +179,7 @@ async def _refuse(scope: Scope, send: Send, refused: Refusal) -> None:
     if _log.isEnabledFor(logging.INFO):
         host, port = scope["client"] or ("", "")
         told = {"status": refused.status, "client": f"{host}:{port}", "path": scope["path"][:200]}
-        _log.info("refused", extra=told)
+        _log.info("refused", extra={**told, **told_id(scope["headers"])})
     content = error_body(refused.message)
     length = (b"content-length", b"%d" % len(content))
     headers = [(b"content-type", b"application/json"), length, refused.header]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
 
 from edge_sdk.errors import words_of
 
-__all__ = ["LogFormat", "configure", "without_numbers"]
+__all__ = ["LONGEST_ID", "LogFormat", "configure", "told_id", "without_numbers"]
 
 LogFormat = Literal["text", "json"]
+
+LONGEST_ID = 100
+"""Characters of a client's own request id in the log."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -36,6 +40,12 @@ def configure(form: LogFormat, *, requests: bool) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each client that sends it nonsense
     logging.getLogger("edgesdk").setLevel(logging.INFO)
     logging.getLogger("edgesdk.requests").setLevel(logging.INFO if requests else logging.WARNING)
+
+
+def told_id(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """``request_id`` for the line of a request whose body says none: its header ``X-Request-Id``; nothing without."""
+    found = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return {"request_id": found.decode("latin-1")[:LONGEST_ID]} if found else {}
 
 
 def without_numbers(error: BaseException) -> BaseException:

@@ -11,12 +11,10 @@ from edge_sdk.tracing import Attributes, Spans
 
 from .answer import Failure
 from .batcher import Ran
+from .logs import LONGEST_ID
 from .models import Model
 
 __all__ = ["Asked", "Observer"]
-
-LONGEST_ID = 100
-"""Characters of a client's own request id in the log."""
 
 _log = logging.getLogger("edgesdk.requests")
 
@@ -27,7 +25,7 @@ class Asked(NamedTuple):
     Attributes:
         began: when its body was there, by ``time.perf_counter_ns``.
         client: who asks, for people.
-        headers: lower-case names; of them the trace's context is read.
+        headers: lower-case names; of them the trace's context is read, and ``X-Request-Id`` for a body without an id.
     """
 
     began: int
@@ -87,7 +85,7 @@ class Observer:
         fields = {
             **_names(model),
             "status": status,
-            "request_id": request_id[:LONGEST_ID],
+            "request_id": (request_id or asked.headers.get("x-request-id", ""))[:LONGEST_ID],
             "client": asked.client,
             "duration_us": (time.perf_counter_ns() - asked.began) // 1000,
             **told,

@@ -122,6 +122,7 @@ def _infer(operation: str, unknown: Json) -> Json:
                 "schema": COUNT,
             },
             {"name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "deflate", "identity"]}},
+            {"name": "X-Request-Id", "in": "header", "description": "For the log, without an id.", "schema": STRING},
             {"name": "traceparent", "in": "header", "description": "W3C Trace Context.", "schema": STRING},
         ],
         "requestBody": {"required": True, "content": content},

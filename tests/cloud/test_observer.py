@@ -73,6 +73,51 @@ def test_a_line_for_people_is_one_line_whatever_the_client_sends(bundle, tmp_pat
     assert not any("token" in line.replace("edgesdk", "") for line in lines)
 
 
+def _ids(lines):
+    """Of each line what happened, the status and the id."""
+    return [(each["message"], each["status"], each.get("request_id")) for each in map(json.loads, lines)]
+
+
+def test_a_request_whose_body_says_no_id_has_that_of_its_header(bundle, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret-token")
+    options = ("--log-format", "json", "--log-requests", "--token-file", str(tokens))
+    with serving(bundle / "server0", *options) as (url, process):
+        infer, right = f"{url}/v2/models/tail/infer", {"Authorization": "Bearer secret-token"}
+        for request_id, named in (("own", {"X-Request-Id": "header's"}), ("", {"X-Request-Id": "header's"}), ("", {})):
+            headers, chunks = oip.encode_request({"features": FEATURES}, request_id)
+            requests.post(infer, data=b"".join(chunks), headers={**headers, **right, **named}).raise_for_status()
+        for headers in ({**right, "X-Request-Id": "senseless"}, {"X-Request-Id": "x" * 200}, {}):
+            requests.post(infer, data=b"no", headers=headers)
+        unloaded = f"{url}/v2/repository/models/tail/unload"
+        assert requests.post(unloaded, headers={**right, "X-Request-Id": "not allowed"}).status_code == 403
+        lines = _lines(process)
+    assert _ids(lines) == [
+        ("infer", 200, "own"), ("infer", 200, "header's"), ("infer", 200, ""), ("infer", 400, "senseless"),
+        ("refused", 401, "x" * 100), ("refused", 401, None), ("refused", 403, "not allowed"),
+    ]  # fmt: skip
+
+
+def test_over_grpc_too(bundle):
+    grpc = pytest.importorskip("grpc", reason="needs edgesdk[grpc]")
+    options = ("--log-format", "json", "--log-requests")
+    with (
+        held_port() as port,
+        serving(bundle / "server0", "--grpc-port", str(port), *options) as (_, process),
+    ):
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            for content in (b"\xff", b"\x0a\x04tail", b"\x0a\x04tail\x1a\x03own"):
+                for metadata in ((("x-request-id", "header's"),), ()):
+                    with pytest.raises(grpc.RpcError):
+                        infer(content, timeout=20, metadata=metadata)
+        lines = _lines(process)
+    assert _ids(lines) == [
+        ("refused", "INVALID_ARGUMENT", "header's"), ("refused", "INVALID_ARGUMENT", None),
+        ("infer", 400, "header's"), ("infer", 400, ""), ("infer", 400, "own"), ("infer", 400, "own"),
+    ]  # fmt: skip
+
+
 def _fails_on_large_values(folder):
     """A server's folder whose tail takes rows of a table by the feature's value: there are ten."""
     import onnx
