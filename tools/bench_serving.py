@@ -10,9 +10,10 @@ Needs wrk. Every server runs with ONNX Runtime on as many threads as it has core
 A round asks each of them at concurrency 1, 8 and 32, one row a request, binary tensors (MLServer takes JSON alone);
 LitServe and Ray Serve, which burn cores when idle, are stopped while others are asked. MLServer is two peers, without
 batches (`mlserver`) and with them (`mlserver_batched`): at each concurrency its better figure is the one to compare
-with. `raw` is session.run in this process at the best of its batch sizes, `echo` a bare uvicorn that sends the body
-back. Before the rounds each server is started alone, once a round and once more, which does not count. Printed are each
-server's share of raw, and ours over each peer, round by round, with the spread; --markdown writes the same tables.
+with. `ray` joins requests by its own `serve.batch`; `edgesdk_ray` is `edgesdk serve --engine ray`, with our batcher in
+its replica. `raw` is session.run in this process at the best of its batch sizes, `echo` a bare uvicorn that sends the
+body back. Before the rounds each server is started alone, once a round and once more, which does not count. Printed are
+each server's share of raw, and ours over each peer, round by round, with the spread; --markdown writes the same tables.
 Peers are the scripts of `tools/peers/`, each by the Python that has its packages: CONTRIBUTING.md says how to install
 them.
 """
@@ -53,9 +54,9 @@ PEERS = Path(__file__).with_name("peers")
 MAX_BATCH = 32
 START_SECONDS = 60.0
 RAW_BATCHES = (1, 8, MAX_BATCH)
-BURN_IDLE = ("litserve", "ray")
+BURN_IDLE = ("litserve", "ray", "edgesdk_ray")
 JSON_ONLY = ("mlserver", "mlserver_batched")
-PACKAGES = {"triton": "nvidia-pytriton", "echo": "uvicorn", "mlserver_batched": "mlserver"}
+PACKAGES = {"triton": "nvidia-pytriton", "echo": "uvicorn", "mlserver_batched": "mlserver", "edgesdk_ray": "ray"}
 """Of servers whose package has another name."""
 
 
@@ -141,8 +142,7 @@ class Peers(NamedTuple):
         commands: by server.
         model: its name there.
         path: of inference.
-        onnx: the model's file.
-        threads: that each has.
+        environment: that tells a peer's script what to serve, and with what.
         work: a folder for logs.
         feeds: of one request.
     """
@@ -150,15 +150,14 @@ class Peers(NamedTuple):
     commands: dict[str, list[str]]
     model: str
     path: str
-    onnx: Path
-    threads: int
+    environment: dict[str, str]
     work: Path
     feeds: Mapping[str, Array]
 
     @contextmanager
     def started(self, name: str) -> Iterator[Server]:
         """One of them, which has answered a request."""
-        with _started(name, self.commands[name], self.model, self.onnx, self.threads, self.work) as server:
+        with _started(name, self.commands[name], self.model, self.environment, self.work) as server:
             headers, body = _json(self.feeds) if name in JSON_ONLY else _binary(self.feeds)
             answer = requests.post(server.url + self.path, data=body, headers=headers, timeout=30)
             if answer.status_code != 200:
@@ -176,7 +175,15 @@ def run(folder: Path, work: Path, rounds: int, seconds: int, names: list[str]) -
     threads = usable_cpus()
     path = f"/v2/models/{part.name}/infer"
     feeds = random_feeds(part.inputs, 1)
-    peers = Peers(_commands(folder, threads, names), part.name, path, onnx, threads, work, feeds)
+    environment = {
+        "BENCH_MODEL": str(onnx),
+        "BENCH_SERVER": str(folder),
+        "BENCH_NAME": part.name,
+        "BENCH_THREADS": str(threads),
+        "BENCH_BATCH": str(MAX_BATCH),
+        "BENCH_WORK": str(work),
+    }
+    peers = Peers(_commands(folder, threads, names), part.name, path, environment, work, feeds)
     versions = {name: _version(name, command[0]) for name, command in peers.commands.items()}
     ready: dict[str, list[float]] = {name: [] for name in peers.commands}
     idle: dict[str, list[float]] = {name: [] for name in peers.commands}
@@ -245,17 +252,9 @@ def _version(name: str, python: str) -> str:
 
 
 @contextmanager
-def _started(name: str, command: list[str], model: str, onnx: Path, threads: int, work: Path) -> Iterator[Server]:
+def _started(name: str, command: list[str], model: str, environment: Mapping[str, str], work: Path) -> Iterator[Server]:
     port = free_port("127.0.0.1", 0)
-    environment = {
-        **os.environ,
-        "BENCH_MODEL": str(onnx),
-        "BENCH_NAME": model,
-        "BENCH_PORT": str(port),
-        "BENCH_THREADS": str(threads),
-        "BENCH_BATCH": str(MAX_BATCH),
-        "BENCH_WORK": str(work),
-    }
+    environment = {**os.environ, **environment, "BENCH_PORT": str(port)}
     if name == OURS:
         command = [*command, "--port", str(port)]
     log = work / f"{name}.log"
