@@ -21,7 +21,7 @@ from make_zoo import ZOO
 from marked_table import markdown, replaced
 from noise_levels import LEVELS
 
-from export.audit.plots import points_of, spearman
+from export.audit.plots import points_of, ranks
 from export.audit.results import AUDIT_FILE, AuditReport, ViewResult, load_report, worst_of
 from export.audit.run import ATTACKS
 
@@ -96,16 +96,18 @@ def rank() -> str:
     """A sentence on whether FSInfo tells what attacks reach."""
     levels = [load_report(path) for path in sorted(LEVELS.glob("*.json"))]
     points = points_of([*(report for _, report in kept_audits()), *levels])
-    noisy = [point for point in points if not point.assumed]
-    found, of_noisy = (spearman([(point.fsinfo, point.psnr_db) for point in each]) for each in (points, noisy))
-    if found is None:
+    assumed = sum(point.assumed for point in points)
+    found = ranks(points)
+    if found.of_all is None:
         return f"FSInfo is known of {len(points)} attacked adversaries, too few to correlate."
     text = (
-        f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found:.2f} over {len(points)} "
+        f"Spearman's rank correlation of FSInfo and the best attack's PSNR is {found.of_all:.2f} over {len(points)} "
         f"adversaries, of these models and of {len(levels)} levels of noise (tools/noise_levels.py)"
     )
-    if of_noisy is not None:
-        text += f", and {of_noisy:.2f} over the {len(noisy)} of them whose noise is the device's and not an assumed one"
+    if found.added is not None:
+        text += f"; {found.added:.2f} over the {len(points) - assumed} of them whose device adds noise"
+    if found.assumed is not None:
+        text += f"; {found.assumed:.2f} over the {assumed} whose FSInfo is under an assumed noise, on another scale"
     return f"{text}. Every attack's PSNR is over the first {points[0].met:,} images."
 
 

@@ -91,6 +91,28 @@ def fsinfo_against_psnr(points: Sequence[Point]) -> str:
     return svg(figure)
 
 
+class Ranks(NamedTuple):
+    """Spearman's correlation of FSInfo and the best attack's PSNR, None where too few points have one.
+
+    FSInfo depends on the noise: under what a device adds and under an assumed one it is on two scales.
+
+    Attributes:
+        of_all: points, both kinds together.
+        added: over those whose device adds noise.
+        assumed: over those whose FSInfo is under an assumed one.
+    """
+
+    of_all: float | None
+    added: float | None
+    assumed: float | None
+
+
+def ranks(points: Sequence[Point]) -> Ranks:
+    """Over all points, and over either kind."""
+    kinds = (points, [p for p in points if not p.assumed], [p for p in points if p.assumed])
+    return Ranks(*(spearman([(point.fsinfo, point.psnr_db) for point in each]) for each in kinds))
+
+
 def spearman(points: Sequence[tuple[float, float]]) -> float | None:
     """Rank correlation, None for fewer than three points."""
     if len(points) < 3:

@@ -22,7 +22,7 @@ from ..defenses import BASELINE, completed_settings, defense_class
 from ..shipped import keyed_modules
 from .coverage import left_out
 from .images import sample_rows
-from .plots import Point, fsinfo_against_psnr, points_of, psnr_distribution, spearman
+from .plots import fsinfo_against_psnr, points_of, psnr_distribution, ranks
 from .results import AuditReport, ViewResult, differences
 from .run import rebuilt_images
 from .target import Target
@@ -149,19 +149,13 @@ def _against(reports: Sequence[AuditReport]) -> dict[str, Any] | None:
     points = points_of({_of(each): each for each in reports}.values())  # the last audit of a model
     if len(points) < 2:
         return None
-    noisy = [point for point in points if not point.assumed]
     return {
         "figure": fsinfo_against_psnr(points),
-        "spearman": _rank(points),
-        "spearman_of_noisy": _rank(noisy) if len(noisy) < len(points) else None,
+        "ranks": ranks(points),
         "count": len(points),
         "met": points[0].met,
         "assumed": sum(point.assumed for point in points),
     }
-
-
-def _rank(points: Sequence[Point]) -> float | None:
-    return spearman([(point.fsinfo, point.psnr_db) for point in points])
 
 
 def _of(report: AuditReport) -> tuple[str, ...]:
